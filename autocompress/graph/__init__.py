@@ -1,0 +1,1 @@
+"""What the model is - layers, shapes, coupled channels, fused kernels."""

@@ -1,0 +1,1 @@
+"""Controllers behind one small protocol."""

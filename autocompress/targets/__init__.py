@@ -1,0 +1,1 @@
+"""Load, fit and measure a target's tables."""
