@@ -1,0 +1,101 @@
+"""Residual blocks that may be left out: at an addition, the branch goes and the shortcut stays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os.path import commonprefix
+
+from torch import fx
+
+from autocompress.graph.layers import is_layer, layer_macs
+
+
+@dataclass(frozen=True)
+class Residual:
+    """An addition whose heavier input can be removed.
+
+    Attributes:
+        name: The module path that its layers share.
+        addition: Name of the addition node; shortcut: name of the node that stays.
+        layers: The layers that go.
+    """
+
+    name: str
+    addition: str
+    shortcut: str
+    layers: tuple[str, ...]
+
+
+def residual_blocks(module: fx.GraphModule) -> tuple[Residual, ...]:
+    """Finds every addition where one input is computed, from what the other one also reads, by layers used nowhere else."""
+    found: list[Residual] = []
+    taken: dict[str, int] = {}
+    for node in module.graph.nodes:
+        if str(node.target) != "aten.add.Tensor" or len(node.all_input_nodes) != 2:
+            continue
+        left, right = node.all_input_nodes
+        if left.meta.get("shape") != right.meta.get("shape"):
+            continue
+        sides = [(_private(left, right, node), right), (_private(right, left, node), left)]
+        weighed = [(_macs(module, nodes), i) for i, (nodes, _) in enumerate(sides) if nodes]
+        if not weighed:
+            continue
+        macs, index = max(weighed)
+        nodes, shortcut = sides[index]
+        layers = tuple(dict.fromkeys(str(n.target) for n in nodes if is_layer(module, n)))
+        if macs == 0 or not layers:
+            continue
+        name = _common_path(layers)
+        taken[name] = taken.get(name, 0) + 1
+        name = name if taken[name] == 1 else f"{name}#{taken[name]}"
+        found.append(Residual(name, node.name, shortcut.name, layers))
+    return tuple(found)
+
+
+def drop_block(module: fx.GraphModule, block: Residual) -> None:
+    """Replaces the addition by its shortcut, in place; the caller tidies the graph."""
+    nodes = {node.name: node for node in module.graph.nodes}
+    nodes[block.addition].replace_all_uses_with(nodes[block.shortcut])
+
+
+def _private(branch: fx.Node, shortcut: fx.Node, addition: fx.Node) -> list[fx.Node]:
+    """Nodes that only the branch needs, in reverse order; empty unless the branch starts from the shortcut's past."""
+    past = _ancestors(shortcut)
+    nodes: list[fx.Node] = []
+    inside = {addition}
+    stack = [branch]
+    while stack:
+        node = stack.pop()
+        if node in inside or node in past or node.op in ("placeholder", "get_attr"):
+            continue
+        if any(user not in inside for user in node.users):
+            # Read by something outside: it is either seen again once its other users are inside, or it is shared.
+            continue
+        inside.add(node)
+        nodes.append(node)
+        stack.extend(node.all_input_nodes)
+        stack.extend(n for seen in nodes for n in seen.all_input_nodes if n not in inside)
+    starts = [i for n in nodes for i in n.all_input_nodes if i not in inside and i.op != "get_attr"]
+    return nodes if nodes and all(start in past for start in starts) else []
+
+
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    seen = {node}
+    stack = [node]
+    while stack:
+        for source in stack.pop().all_input_nodes:
+            if source not in seen:
+                seen.add(source)
+                stack.append(source)
+    return seen
+
+
+def _macs(module: fx.GraphModule, nodes: list[fx.Node]) -> int:
+    return sum(layer_macs(module, node) for node in nodes if is_layer(module, node))
+
+
+def _common_path(layers: tuple[str, ...]) -> str:
+    if len(layers) == 1:
+        return layers[0]
+    parts = commonprefix([layer.split(".") for layer in layers])
+    return ".".join(parts) or layers[0]

@@ -1,0 +1,59 @@
+"""Layers of a lifted graph: which nodes they are, what they compute, what they cost."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import fx, nn
+
+OP_OF_MODULE: dict[type[nn.Module], str] = {
+    nn.Conv1d: "conv1d",
+    nn.Conv2d: "conv2d",
+    nn.ConvTranspose2d: "conv_transpose2d",
+    nn.Linear: "linear",
+    nn.Embedding: "embedding",
+}
+
+
+def layer_op(module: nn.Module) -> str | None:
+    """The word for a layer with weights (`conv2d`, `linear`, ...), or None for anything else."""
+    # A layer with parametrizations is of a class made from its own; its base says what it is.
+    return next((op for cls, op in OP_OF_MODULE.items() if isinstance(module, cls)), None)
+
+
+def is_layer(module: fx.GraphModule, node: fx.Node) -> bool:
+    """True if a node calls a layer with weights."""
+    return node.op == "call_module" and layer_op(module.get_submodule(str(node.target))) is not None
+
+
+def layer_macs(module: fx.GraphModule, node: fx.Node) -> int:
+    """Multiply-accumulates of one layer call for one sample (biases not counted)."""
+    layer: Any = module.get_submodule(str(node.target))
+    out = math.prod(node.meta["shape"][1:])
+    if isinstance(layer, nn.ConvTranspose2d):
+        source: Any = node.args[0]
+        inputs = math.prod(source.meta["shape"][1:])
+        return inputs * (layer.out_channels // layer.groups) * math.prod(layer.kernel_size)
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return out * (layer.in_channels // layer.groups) * math.prod(layer.kernel_size)
+    if isinstance(layer, nn.Linear):
+        # The first dimension may not be the batch (sequence first): count per sample of the example batch.
+        return math.prod(node.meta["shape"]) // batch_of(module) * int(layer.in_features)
+    return 0
+
+
+def matmul_macs(node: fx.Node, batch: int) -> int:
+    """Multiply-accumulates of a product of two activations for one sample."""
+    left: Any = node.args[0]
+    return math.prod(node.meta["shape"]) // batch * int(left.meta["shape"][-1])
+
+
+def batch_of(module: fx.GraphModule) -> int:
+    """The batch that shapes were recorded with."""
+    return int(next(n.meta["shape"][0] for n in module.graph.nodes if n.op == "placeholder"))
+
+
+def is_matmul(node: fx.Node) -> bool:
+    """True for a product of two activations."""
+    return str(node.target).split(".")[:2] in (["aten", "matmul"], ["aten", "bmm"], ["aten", "mm"])
