@@ -1,0 +1,57 @@
+"""Dominance, fronts and hypervolume; every objective is minimised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import moocore
+import numpy as np
+
+
+def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    """True if `a` is nowhere worse than `b` and somewhere better.
+
+    Raises:
+        ValueError: the points do not have the same number of objectives.
+    """
+    pairs = list(zip(a, b, strict=True))
+    return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
+
+
+def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
+    """Indices, ascending, of the points that no other point dominates; of equal points the first one is kept.
+
+    Raises:
+        ValueError: a value is not a number, or points differ in their number of objectives.
+    """
+    if not len(points):
+        return []
+    values = np.asarray(points, dtype=np.float64)
+    if values.ndim != 2 or np.isnan(values).any():
+        raise ValueError(f"points of shape {list(values.shape)} hold a NaN or are not [points, objectives]")
+    # In lexicographic order nothing that comes later can dominate, so each point meets only the front so far.
+    order = np.lexsort((np.arange(len(values)), *values.T[::-1]))
+    front = np.empty_like(values)
+    kept: list[int] = []
+    for index in order:
+        if not (front[: len(kept)] <= values[index]).all(axis=1).any():
+            front[len(kept)] = values[index]
+            kept.append(int(index))
+    return sorted(kept)
+
+
+def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """Volume that `points` dominate below `reference`; a point that does not dominate the reference adds nothing.
+
+    Raises:
+        ValueError: a value is not a number, or a point and the reference differ in their number of objectives.
+    """
+    if not len(points):
+        return 0.0
+    values = np.asarray(points, dtype=np.float64)
+    corner = np.asarray(reference, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != corner.size or np.isnan(values).any() or np.isnan(corner).any():
+        raise ValueError(
+            f"points of shape {list(values.shape)} do not match a reference of {corner.size}, or one holds a NaN"
+        )
+    return float(moocore.hypervolume(values, ref=corner))

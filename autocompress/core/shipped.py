@@ -1,0 +1,24 @@
+"""Where the files that come with the package lie: in the wheel inside it, in a checkout beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autocompress.errors import InputError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def shipped_dir(name: str) -> Path:
+    """The folder `search_spaces` or `hardware_profiles` as it was installed, else the one of the checkout.
+
+    Raises:
+        InputError: there is neither.
+    """
+    places = (_PACKAGE / name, _PACKAGE.parent / name)
+    for place in places:
+        if place.is_dir():
+            return place
+    raise InputError(
+        f"the folder {name!r} is missing; looked in {places[0]} and {places[1]}; install autocompress again"
+    )
