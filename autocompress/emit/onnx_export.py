@@ -1,0 +1,353 @@
+"""A compressed model as one ONNX file: traced by PyTorch, then rewritten with packed weights and short names."""
+
+from __future__ import annotations
+
+import io
+import string
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.onnx.errors import OnnxExporterError
+
+from autocompress.compress.quantizer import ActivationQuantizer
+from autocompress.emit.fold import FoldedModel, StoredWeight, fold_batchnorm
+from autocompress.emit.onnx_pack import GraphParts, add_integer_bias, add_weight
+from autocompress.errors import UnsupportedError
+
+OPSETS = range(13, 21)
+_DOMAIN = "autocompress"
+# Operators that move 8-bit codes without looking at them.
+_MOVES = ("Slice", "Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool")
+Names = tuple[str, ...]
+_Codes = tuple[str, tuple[str, str]]
+_DEFAULTS: dict[str, dict[str, int | float]] = {
+    "Conv": {"dilations": 1, "group": 1, "strides": 1, "pads": 0},
+    "ConvTranspose": {"dilations": 1, "group": 1, "strides": 1, "pads": 0},
+    "AveragePool": {"ceil_mode": 0, "count_include_pad": 0, "pads": 0, "strides": 1},
+    "MaxPool": {"ceil_mode": 0, "dilations": 1, "pads": 0, "strides": 1},
+    # `beta` stays: ONNX Runtime looks for it.
+    "Gemm": {"alpha": 1.0, "transA": 0},
+}
+_INITIALIZER_OVERHEAD = 18
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A written ONNX file."""
+
+    path: Path
+    size_bytes: int
+    input_names: Names
+    output_names: Names
+
+
+class _MarkFunction(torch.autograd.Function):
+    """Stands for one activation quantizer in the traced graph."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, zero: int, bits: int) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, scale: float, zero: int, bits: int) -> Any:
+        marked = g.op(f"{_DOMAIN}::Quantize", x, scale_f=scale, zero_i=zero, bits_i=bits)
+        return marked.setType(x.type())
+
+
+class _Mark(nn.Module):
+    def __init__(self, quantizer: ActivationQuantizer) -> None:
+        super().__init__()
+        self.scale = float(quantizer.scale.detach().clamp_min(1e-12))
+        self.zero = int(quantizer.zero_point.round())
+        self.bits = quantizer.bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        marked: Tensor = _MarkFunction.apply(x, self.scale, self.zero, self.bits)  # type: ignore[no-untyped-call]
+        return marked
+
+
+def export_onnx(
+    model: GraphModule, example_inputs: tuple[Tensor, ...], path: Path, *, opset: int, half: bool = False
+) -> ExportedModel:
+    """Writes `model` to `path` with a dynamic batch, packed weights and QuantizeLinear / DequantizeLinear pairs.
+
+    Args:
+        model: The compressed model; it is not changed.
+        example_inputs: One batch of each input.
+        path: The file to write; it appears complete or not at all.
+        opset: 13 to 20.
+        half: True for runtimes that compute in fp16: unquantized weights are stored in fp16. The graph stays fp32
+            typed, because such a runtime chooses fp16 kernels itself (for TensorRT, `trtexec --fp16`).
+
+    Raises:
+        UnsupportedError: the opset is out of range, or an operator has no ONNX form in it.
+    """
+    if opset not in OPSETS:
+        raise UnsupportedError(f"ONNX opset is {opset}; allowed: {OPSETS[0]} to {OPSETS[-1]}")
+    folded = fold_batchnorm(model, half=half)
+    inputs = tuple(str(node.target) for node in folded.module.graph.nodes if node.op == "placeholder")
+    with torch.no_grad():
+        result = folded.module(*example_inputs)
+    results = tuple(result) if isinstance(result, (tuple, list)) else (result,)
+    outputs = tuple(f"output_{i}" for i in range(len(results))) if len(results) > 1 else ("output",)
+    traced = _trace(folded.module, example_inputs, opset, inputs, outputs)
+    shapes = {name: tuple(tensor.shape) for name, tensor in zip(outputs, results, strict=True)}
+    proto = _rewrite(traced, folded, shapes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(proto.SerializeToString())
+    part.replace(path)
+    return ExportedModel(path, path.stat().st_size, inputs, outputs)
+
+
+def payload_bytes(model: GraphModule, *, half: bool = False) -> int:
+    """Bytes that weights, scales, biases and quantizers of `model` take in the file, without exporting it.
+
+    The unpacking operators are counted too, so that the rest of the file (`graph_overhead_bytes`) does not depend on
+    the bits and one export predicts the size of all plans of one structure.
+    """
+    folded = fold_batchnorm(model, half=half)
+    parts = GraphParts()
+    for name, stored in folded.weights.items():
+        add_weight(parts, stored, name)
+        layer = folded.module.get_submodule(name)
+        if isinstance(layer, nn.Linear) and layer.bias is not None and stored.input_scale is not None:
+            add_integer_bias(parts, stored, layer.bias.detach().numpy())
+    for name, module in folded.module.named_modules():
+        if isinstance(module, ActivationQuantizer):
+            mark = _Mark(module)
+            _add_quantizer(parts, name, name + "/out", mark.scale, mark.zero, mark.bits)
+    graph = GraphProto(node=parts.nodes, initializer=parts.tensors)
+    _shorten(graph)
+    weights = {f"{name}.weight" for name in folded.weights}
+    skipped = tuple(name for name, module in folded.module.named_modules() if isinstance(module, ActivationQuantizer))
+    other: int = sum(
+        tensor.numel() * tensor.element_size() + _INITIALIZER_OVERHEAD
+        for name, tensor in folded.module.state_dict().items()
+        if name not in weights and not name.endswith("num_batches_tracked") and name.rpartition(".")[0] not in skipped
+    )
+    return int(graph.ByteSize()) + other
+
+
+def graph_overhead_bytes(exported: ExportedModel, payload: int) -> int:
+    """What the file holds besides its payload: operators, shapes and names."""
+    return exported.size_bytes - payload
+
+
+def unpack_onnx(source: Path, destination: Path) -> int:
+    """Writes the same model with plain weights, for runtimes that fold nothing themselves; returns its bytes.
+
+    Weights become fp32 initializers; those of integer kernels int8 with a DequantizeLinear.
+    TensorRT's ONNX reader up to 8.x wants convolution weights as initializers and has no `Mod` and no uint8.
+    """
+    model = onnx.load(source)
+    _fold_constants(model.graph, model.opset_import[0].version, weights=True)
+    _drop_unused(model.graph)
+    return int(destination.write_bytes(model.SerializeToString()))
+
+
+def _trace(
+    module: GraphModule,
+    example_inputs: tuple[Tensor, ...],
+    opset: int,
+    inputs: Names,
+    outputs: Names,
+) -> ModelProto:
+    quantizers = [(name, child) for name, child in module.named_modules() if isinstance(child, ActivationQuantizer)]
+    for name, child in quantizers:
+        module.set_submodule(name, _Mark(child))
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*legacy TorchScript-based ONNX export", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="The feature will be removed", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="Constant folding - Only steps=1", category=UserWarning)
+        try:
+            torch.onnx.export(
+                module,
+                example_inputs,
+                buffer,  # type: ignore[arg-type]  # a stream is accepted by the TorchScript exporter
+                dynamo=False,
+                opset_version=opset,
+                do_constant_folding=False,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_axes={name: {0: "batch"} for name in (*inputs, *outputs)},
+                custom_opsets={_DOMAIN: 1} if quantizers else {},
+                training=torch.onnx.TrainingMode.PRESERVE,
+            )
+        except OnnxExporterError as error:
+            reason = str(error).splitlines()[0]
+            raise UnsupportedError(f"the model cannot be written as ONNX opset {opset}: {reason}") from error
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def _rewrite(traced: ModelProto, folded: FoldedModel, shapes: dict[str, tuple[int, ...]]) -> ModelProto:
+    graph = traced.graph
+    opset = next(entry.version for entry in traced.opset_import if not entry.domain)
+    _fold_constants(graph, opset)
+    parts = GraphParts()
+    stored = {f"{name}.weight": weight for name, weight in folded.weights.items()}
+    names = _place_tensors(parts, graph, stored)
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name not in stored}
+    outputs = {value.name for value in graph.output}
+    codes: dict[str, _Codes] = {}
+    for node in graph.node:
+        if node.output[0] in names:
+            continue
+        inputs = [names.get(name, name) for name in node.input]
+        if node.op_type == "Identity" and node.output[0] not in outputs:
+            names[node.output[0]] = inputs[0]
+            continue
+        if node.domain == _DOMAIN:
+            mark = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+            found = _add_quantizer(parts, inputs[0], node.output[0], mark["scale"], mark["zero"], mark["bits"])
+            again = inputs[0] in codes and found is not None and codes[inputs[0]][1] == found[1]
+            if again and node.output[0] not in outputs:
+                # Rounding to the same grid once more changes nothing.
+                names[node.output[0]] = inputs[0]
+            elif found is not None:
+                codes[node.output[0]] = found
+            continue
+        kept = NodeProto(op_type=node.op_type, domain=node.domain, input=inputs, output=node.output)
+        kept.attribute.extend(a for a in node.attribute if not _is_default(node.op_type, a))
+        weight = stored.get(node.input[1]) if node.op_type == "Gemm" else None
+        if weight is not None and weight.input_scale is not None and len(inputs) == 3:
+            kept.input[2] = add_integer_bias(parts, weight, values[node.input[2]])
+        if node.op_type in _MOVES and inputs[0] in codes:
+            codes[node.output[0]] = _move_codes(parts, kept, codes[inputs[0]])
+        else:
+            parts.nodes.append(kept)
+    small = GraphProto(name="g", node=parts.nodes, initializer=parts.tensors, input=graph.input)
+    for value in graph.output:
+        kind = value.type.tensor_type.elem_type
+        small.output.append(helper.make_tensor_value_info(value.name, kind, ["batch", *shapes[value.name][1:]]))
+    _drop_unused(small)
+    _shorten(small)
+    return helper.make_model(small, opset_imports=[helper.make_opsetid("", opset)], ir_version=traced.ir_version)
+
+
+def _place_tensors(parts: GraphParts, graph: GraphProto, stored: dict[str, StoredWeight]) -> dict[str, str]:
+    # Adds weights in their stored form and every other initializer once; returns the new names.
+    readers: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    names: dict[str, str] = {}
+    for tensor in graph.initializer:
+        weight = stored.get(tensor.name)
+        if weight is None:
+            names[tensor.name] = parts.constant(numpy_helper.to_array(tensor))
+            continue
+        reading = readers.get(tensor.name, [])
+        if reading and all(node.op_type == "Transpose" and weight.values.dim() == 2 for node in reading):
+            # A linear layer on sequences reads its weight transposed; it is stored that way.
+            weight = weight.transposed()
+            names.update({node.output[0]: tensor.name for node in reading})
+        add_weight(parts, weight, tensor.name)
+    return names
+
+
+def _add_quantizer(parts: GraphParts, source: str, output: str, scale: float, zero: int, bits: int) -> _Codes | None:
+    # 8 bits become a QuantizeLinear / DequantizeLinear pair, whose codes are returned; 16 bits float operators.
+    step = np.array(scale, np.float32)
+    if bits == 8:
+        grid = (parts.constant(step), parts.constant(np.array(zero, np.uint8)))
+        codes = parts.add("QuantizeLinear", [source, *grid])
+        parts.add("DequantizeLinear", [codes, *grid], output)
+        return codes, grid
+    rounded = parts.add("Round", [parts.add("Mul", [source, parts.constant(np.float32(1.0) / step)])])
+    limits = [parts.constant(np.array(limit, np.float32)) for limit in (-zero, 2**bits - 1 - zero)]
+    parts.add("Mul", [parts.add("Clip", [rounded, *limits]), parts.constant(step)], output)
+    return None
+
+
+def _move_codes(parts: GraphParts, node: NodeProto, source: _Codes) -> _Codes:
+    # The same move on the codes, dequantized after it: exact, and no runtime has to find that out.
+    codes, grid = source
+    output = node.output[0]
+    inputs = [codes, *node.input[1:]]
+    if node.op_type == "Pad":
+        # The value of a padded zero is the code of 0.0.
+        inputs[2:] = [grid[1]]
+    moved = NodeProto(op_type=node.op_type, input=inputs, output=[output + "/codes"], attribute=node.attribute)
+    parts.nodes.append(moved)
+    parts.add("DequantizeLinear", [moved.output[0], *grid], output)
+    return moved.output[0], grid
+
+
+def _is_default(op: str, attribute: onnx.AttributeProto) -> bool:
+    if attribute.name not in _DEFAULTS.get(op, {}):
+        return False
+    value, default = helper.get_attribute_value(attribute), _DEFAULTS[op][attribute.name]
+    return all(item == default for item in value) if isinstance(value, list) else bool(value == default)
+
+
+def _fold_constants(graph: GraphProto, opset: int, *, weights: bool = False) -> None:
+    # Evaluates the nodes that depend on constants alone (shapes, pads), and with `weights` on initializers too.
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if weights}
+    kept = []
+    for node in graph.node:
+        # A DequantizeLinear stays beside the integers that it belongs to.
+        if node.domain or node.op_type == "DequantizeLinear" or not all(name in known for name in node.input if name):
+            kept.append(node)
+            continue
+        kinds = {name: helper.np_dtype_to_tensor_dtype(known[name].dtype) for name in node.input if name}
+        inputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
+        outputs = [helper.make_empty_tensor_value_info(name) for name in node.output]
+        single = helper.make_graph([node], "constant", inputs, outputs)
+        results = ReferenceEvaluator(single, opsets={"": opset}).run(None, {name: known[name] for name in kinds})
+        known.update(zip(node.output, map(np.asarray, results), strict=True))
+    present = {tensor.name for tensor in graph.initializer}
+    used = {name for node in kept for name in node.input} | {value.name for value in graph.output}
+    graph.initializer.extend(
+        numpy_helper.from_array(value, name) for name, value in known.items() if name in used and name not in present
+    )
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _drop_unused(graph: GraphProto) -> None:
+    used = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if used.intersection(node.output):
+            kept.append(node)
+            used.update(node.input)
+    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(kept))
+    graph.initializer.extend(tensors)
+
+
+def _shorten(graph: GraphProto) -> None:
+    # Renames every value that is not an input or output of the graph.
+    names = {value.name: value.name for value in (*graph.input, *graph.output)}
+    taken = set(names)
+    fresh = (name for name in _short_names() if name not in taken)
+    for tensor in graph.initializer:
+        names[tensor.name] = names.get(tensor.name) or next(fresh)
+        tensor.name = names[tensor.name]
+    for node in graph.node:
+        for values in (node.input, node.output):
+            for i, name in enumerate(values):
+                if name and name not in names:
+                    names[name] = next(fresh)
+                values[i] = names.get(name, name)
+
+
+def _short_names() -> Iterator[str]:
+    letters = string.ascii_letters
+    yield from letters
+    for prefix in _short_names():
+        for letter in letters:
+            yield prefix + letter

@@ -1,0 +1,83 @@
+"""A target as a page for people: what it can do, how its law predicts and how far to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from autocompress.core.target import Profile
+from autocompress.targets.law import TERMS, Law
+from autocompress.targets.profile import Target
+
+
+def describe(target: Target) -> str:
+    """The page `docs/targets/<name>.md`."""
+    profile = target.profile
+    parts = [f"# {profile.title}", f"`--target {profile.name}`", _facts(profile), _precisions(profile)]
+    if profile.measured:
+        parts.append("## Latency\n\nMeasured on this machine; `estimate` uses a law calibrated on its first use.")
+    else:
+        parts += [_law(target.laws), _spreads(target.laws), _hosts(target.host_ms), _validation(target)]
+    parts.append("## How to run\n\n" + "\n".join(f"    {command}" for command in profile.how_to_run))
+    parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in profile.notes))
+    parts.append("## Sources\n\n" + _table(("what", "where from"), profile.sources))
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(profile: Profile) -> str:
+    memory = "unknown" if profile.memory_bytes is None else f"{profile.memory_bytes / 2**30:.3g} GiB"
+    rows = [
+        ("runtime", f"{profile.runtime} {profile.runtime_version}"),
+        ("ONNX opset", str(profile.opset)),
+        ("memory for a model", memory),
+        ("unquantized layers run in", profile.default_precision),
+    ]
+    return _table(("fact", "value"), rows)
+
+
+def _precisions(profile: Profile) -> str:
+    rows = [(one.dtype, "yes" if one.native else "no", one.runs_as, one.source) for one in profile.precisions]
+    return "## Precisions\n\n" + _table(("asked for", "native", "runs as", "source"), rows)
+
+
+def _law(laws: Mapping[str, Law]) -> str:
+    rows = [
+        (term, f"ms per {unit}", *(f"{law.coefficients[term]:.5g}" for law in laws.values()))
+        for term, unit in TERMS.items()
+    ]
+    return "## The law\n\nThe time of a network is the sum of these terms.\n\n" + _table(("term", "unit", *laws), rows)
+
+
+def _spreads(laws: Mapping[str, Law]) -> str:
+    rows = [
+        (dtype, family, f"{spread.low:.3f}", f"{spread.high:.3f}")
+        for dtype, law in laws.items()
+        for family, spread in law.spreads.items()
+    ]
+    return "## 80 % intervals, measured / predicted\n\n" + _table(("dtype", "kernels", "low", "high"), rows)
+
+
+def _hosts(host_ms: Mapping[str, float]) -> str:
+    rows = [(source, f"{ms:.4g}") for source, ms in host_ms.items()]
+    return "## What the measuring hosts added to every network\n\n" + _table(("source", "ms"), rows)
+
+
+def _validation(target: Target) -> str:
+    rows = [
+        (
+            one.source,
+            one.dtype,
+            str(one.rows),
+            f"{one.spearman:.3f}",
+            f"{one.within_10_percent:.1%}",
+            f"{one.interval_coverage:.1%}",
+        )
+        for one in target.validation
+    ]
+    head = ("rows never fitted", "dtype", "rows", "Spearman", "within 10 %", "inside the interval")
+    text = "The constant of the host that measured is added before rows are compared."
+    return f"## Validation\n\n{text}\n\n" + _table(head, rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autocompress.core.kernel import Kernel
+from autocompress.errors import InputError
+from autocompress.targets.law import KINDS, kind_of, padding
+from autocompress.targets.profile import Target, load_target
+
+NANO = load_target("jetson-nano")
+
+
+def conv(
+    inputs: int, outputs: int, side: int, k: int = 3, stride: int = 1, groups: int = 1, dtype: str = "fp32"
+) -> Kernel:
+    out = -(-side // stride)
+    weight = (outputs, inputs // groups, k, k)
+    shapes = ((inputs, side, side),)
+    macs = math.prod(weight) * out * out
+    return Kernel("conv2d", "c", dtype, shapes, (outputs, out, out), weight, (stride, stride), (1, 1), groups, (), macs)
+
+
+def ms(*kernels: Kernel, precision: str = "fp16", target: Target = NANO) -> float:
+    return target.estimate_kernels(kernels, precision).ms
+
+
+def resnet20(width: float = 1.0, blocks: int = 3) -> list[Kernel]:
+    kernels, channels, side = [conv(3, int(16 * width), 32)], int(16 * width), 32
+    for stage in (16, 32, 64):
+        for index in range(blocks):
+            stride = 2 if stage > 16 and index == 0 else 1
+            out = int(stage * width)
+            kernels += [conv(channels, out, side, stride=stride), conv(out, out, side // stride)]
+            channels, side = out, side // stride
+    return kernels
+
+
+KERNELS = {
+    "conv3x3": conv(16, 16, 32),
+    "conv1x1": conv(16, 16, 32, k=1),
+    "conv": conv(16, 16, 32, k=5),
+    "conv_strided": conv(16, 16, 32, stride=2),
+    "depthwise3x3": conv(16, 16, 32, groups=16),
+    "depthwise": conv(16, 16, 32, k=5, groups=16),
+    "linear": Kernel("linear", "l", "fp32", ((64,),), (10,), (10, 64), macs=640),
+    "matmul": Kernel("matmul", "m", "fp32", ((8, 64), (64, 64)), (8, 64), macs=8 * 64 * 64),
+    "pool": Kernel("pool", "p", "fp32", ((16, 32, 32),), (16, 16, 16)),
+    "elementwise": Kernel("elementwise", "e", "fp32", ((16, 32, 32),), (16, 32, 32)),
+    "memory": Kernel("softmax", "s", "fp32", ((8, 64),), (8, 64)),
+    "other": Kernel("other", "o", "fp32", ((8, 64),), (8, 64), aten="aten.fft"),
+}
+
+
+def test_every_kind_has_an_example_and_a_positive_time() -> None:
+    assert set(KERNELS) == set(KINDS)
+    for kind, kernel in KERNELS.items():
+        assert kind_of(kernel) == kind
+        estimate = NANO.estimate_kernels([kernel], "fp16")
+        assert 0.0 < estimate.layers[0].low_ms <= estimate.layers[0].ms <= estimate.layers[0].high_ms
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    inputs=st.integers(3, 300), outputs=st.integers(1, 300), more=st.integers(0, 40), side=st.integers(1, 64),
+    k=st.sampled_from([1, 3, 5]), precision=st.sampled_from(["fp32", "fp16"]),
+)  # fmt: skip
+def test_more_channels_or_pixels_never_take_less(
+    inputs: int, outputs: int, more: int, side: int, k: int, precision: str
+) -> None:
+    base = ms(conv(inputs, outputs, side, k), precision=precision)
+    for larger in (conv(inputs + more, outputs, side, k), conv(inputs, outputs + more, side, k)):
+        assert ms(larger, precision=precision) >= base - 1e-12
+    assert ms(conv(inputs, outputs, side + more, k), precision=precision) >= base - 1e-12
+    assert padding(conv(inputs, outputs, side, k), NANO.laws["fp16"].tiling) >= 1.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    channels=st.integers(1, 512), side=st.integers(1, 64), k=st.sampled_from([1, 3, 5]), depthwise=st.booleans(),
+    stride=st.integers(1, 2),
+)  # fmt: skip
+def test_fp16_is_never_slower_than_fp32_and_int8_is_fp16(
+    channels: int, side: int, k: int, depthwise: bool, stride: int
+) -> None:
+    kernel = conv(channels, channels, side, k, stride, channels if depthwise else 1)
+    half = ms(kernel, precision="fp16")
+    assert half <= ms(kernel, precision="fp32") + 1e-12
+    assert ms(replace(kernel, dtype="int8"), precision="fp16") == half
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_fp16_is_never_slower_by_kind(kind: str) -> None:
+    assert ms(KERNELS[kind], precision="fp16") <= ms(KERNELS[kind], precision="fp32") + 1e-12
+
+
+def test_an_unknown_operator_costs_something_and_is_flagged() -> None:
+    estimate = NANO.estimate_kernels([KERNELS["other"]], "fp16")
+    layer = estimate.layers[0]
+    assert layer.ms > 0.0
+    assert layer.origin == "analytic"
+    assert layer.flag is not None
+    assert "aten.fft" in layer.flag
+    assert layer.high_ms / layer.ms >= 2.0
+    assert estimate.origin == "analytic"
+
+
+def test_a_shape_outside_the_fit_is_flagged_and_its_interval_is_wider() -> None:
+    inside, outside = NANO.estimate_kernels([conv(16, 16, 32), conv(8, 8, 32)], "fp16").layers
+    assert inside.flag is None
+    assert inside.origin == "interpolated"
+    assert outside.flag == "extrapolated: 8 output channels, fitted on 16-512"
+    assert outside.high_ms / outside.ms > inside.high_ms / inside.ms
+
+
+def test_estimates_are_consistent() -> None:
+    for precision in ("fp32", "fp16", "int8"):
+        estimate = NANO.estimate_kernels(list(KERNELS.values()), precision)
+        assert estimate.low_ms <= estimate.ms <= estimate.high_ms
+        assert sum(estimate.coverage.values()) == pytest.approx(1.0)
+        assert len(estimate.layers) == len(KERNELS)
+
+
+def test_smaller_networks_are_faster() -> None:
+    dense = ms(*resnet20())
+    assert 0.5 < dense < 5.0
+    assert ms(*resnet20(blocks=1)) < 0.8 * dense
+    assert ms(*resnet20(width=0.5)) < dense
+
+
+def test_unknown_precision_is_an_input_error() -> None:
+    with pytest.raises(InputError, match=r"int4.*int8"):
+        NANO.estimate_kernels([conv(16, 16, 32)], "int4")

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from autocompress.core.kernel import Kernel
+from autocompress.errors import InputError, RunError
+from autocompress.targets import calibrate
+from autocompress.targets.law import Law
+from autocompress.targets.measure import measure_onnx
+from autocompress.targets.probes import Probe, build, probes
+from autocompress.targets.profile import load_target
+
+
+def test_measures_a_model_and_its_rival(tmp_path: Path) -> None:
+    small, large = build(Probe("conv", 16, 8, 3)), build(Probe("conv", 128, 8, 3))
+    result = measure_onnx(small.model, small.feeds, repeats=10)
+    assert 0.0 < result.p10_ms <= result.p50_ms <= result.p90_ms
+    assert (result.n >= 10, result.runtime_version, result.rival) == (True, onnxruntime.__version__, None)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(large.model)
+    both = measure_onnx(path, large.feeds, repeats=10, rival=large.model)
+    assert both.rival is not None
+    assert both.rival.p50_ms > result.p50_ms
+
+
+def test_what_cannot_be_measured(tmp_path: Path) -> None:
+    built = build(Probe("add", 4, 8))
+    with pytest.raises(InputError, match="repeats is 0"):
+        measure_onnx(built.model, built.feeds, repeats=0)
+    with pytest.raises(RunError, match="cannot load"):
+        measure_onnx(b"no model", built.feeds, repeats=1)
+    with pytest.raises(RunError, match=r"cannot load .*missing\.onnx"):
+        measure_onnx(tmp_path / "missing.onnx", built.feeds, repeats=1)
+    with pytest.raises(RunError, match="cannot run"):
+        measure_onnx(built.model, {"y": built.feeds["x"]}, repeats=1)
+
+
+@pytest.mark.parametrize("dtype", calibrate.DTYPES)
+def test_probes_are_valid_and_name_their_kernels(dtype: str) -> None:
+    for probe in probes(dtype):
+        built = build(probe)
+        assert len(built.kernels) == 4
+        assert {kernel.dtype for kernel in built.kernels} == {dtype}
+
+
+def test_a_law_is_recovered_from_times_that_follow_it() -> None:
+    networks = [build(probe).kernels for probe in probes("fp32")]
+    truth = np.array([calibrate.PRIOR[term] * 1.3 for term in calibrate.TERM_NAMES])
+    times = calibrate.design(networks, "fp32", calibrate.TILING) @ truth
+    law = calibrate.fit_law(networks, times, "fp32")
+    assert law.kernel_ms(networks[0][0], "fp32") * 4 == pytest.approx(times[0], rel=0.1)
+    assert law.spreads["small"].low > 0.8
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path))
+    calibrate.local_laws.cache_clear()
+    return calibrate.cache_path()
+
+
+def made_up() -> dict[str, Law]:
+    """Laws of a machine that computes int8 four times as fast."""
+    laws = {}
+    for dtype, faster in (("fp32", 1.0), ("int8", 4.0)):
+        networks = [build(probe).kernels for probe in probes(dtype)]
+        scale = np.array([1.0 if "MACs" not in unit else 1 / faster for unit in calibrate.TERMS.values()])
+        prior = np.array(list(calibrate.PRIOR.values()))
+        times = calibrate.design(networks, dtype, calibrate.TILING) @ (prior * scale)
+        laws[dtype] = calibrate.fit_law(networks, times, dtype)
+    return laws
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"fp32": {}}'])
+def test_a_corrupt_cache_is_measured_again(cache: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    laws = made_up()
+    cache.write_text(content)
+    monkeypatch.setattr(calibrate, "measure_laws", lambda: laws)
+    assert calibrate.local_laws() == laws
+    calibrate.local_laws.cache_clear()
+    monkeypatch.setattr(calibrate, "measure_laws", lambda: pytest.fail("measured although cached"))
+    assert calibrate.local_laws() == laws
+
+
+@pytest.mark.usefixtures("cache")
+def test_calibrates_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "REPEATS", 5)
+    kernel = build(Probe("conv", 64, 32, 3)).kernels[0]
+    target = load_target("local")
+    full, quantized = (
+        target.estimate_kernels([kernel_of(kernel, dtype)], "fp32").layers[0] for dtype in ("fp32", "int8")
+    )
+    assert 0.0 < quantized.ms < full.ms
+    assert full.origin == "interpolated"
+
+
+def kernel_of(kernel: Kernel, dtype: str) -> Kernel:
+    return Kernel(**{**vars(kernel), "dtype": dtype})
