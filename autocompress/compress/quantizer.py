@@ -35,7 +35,7 @@ class WeightQuantizer(nn.Module):
         self.bits = op.w_bits
         self.axis = axis
         self.per_channel = op.granularity == "channel"
-        self.symmetric = op.scheme == "symmetric"
+        self.symmetric = op.is_symmetric
         scale, zero_point = calibrate_weight(weight.detach(), op, axis)
         self.scale = nn.Parameter(scale)
         self.register_buffer("zero_point", zero_point)
@@ -179,7 +179,7 @@ def calibrate_weight(weight: Tensor, op: Quantize, axis: int) -> tuple[Tensor, T
         low, high = _quantile(rows, 1 - PERCENTILE), _quantile(rows, PERCENTILE)
     else:
         low, high = rows.amin(1), rows.amax(1)
-    symmetric = op.scheme == "symmetric"
+    symmetric = op.is_symmetric
     best_scale, best_zero = _grid(low, high, levels, symmetric)
     if op.range != "mse":
         return best_scale, best_zero

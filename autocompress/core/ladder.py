@@ -85,7 +85,7 @@ def _ends_protected(decisions: Sequence[Decision]) -> Iterator[Rung]:
 
 
 def _most_precise(decision: Decision) -> int:
-    return next(index for index, option in enumerate(decision.options) if isinstance(option, Quantize))
+    return next((index for index, option in enumerate(decision.options) if isinstance(option, Quantize)), 0)
 
 
 def _one_op(decisions: Sequence[Decision], op: type, middle: Quantize | None) -> Iterator[Rung]:

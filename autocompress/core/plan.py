@@ -16,7 +16,7 @@ from autocompress.errors import PlanError, nearest
 CRITERIA = ("l1", "l2", "taylor", "random")
 PATTERNS = ("unstructured", "2:4")
 GRANULARITIES = ("channel", "tensor")
-SCHEMES = ("symmetric", "affine")
+SCHEMES = ("auto", "symmetric", "affine")
 RANGES = ("minmax", "percentile", "mse")
 FACTORISATIONS = ("svd", "tucker", "cp")
 WEIGHT_BITS = (2, 3, 4, 5, 6, 7, 8, 16)
@@ -42,7 +42,7 @@ class Prune:
     def __post_init__(self) -> None:
         _require(0.0 < self.sparsity < 1.0, "Prune.sparsity", self.sparsity, "0 < sparsity < 1")
         _require(self.criterion in CRITERIA, "Prune.criterion", self.criterion, ", ".join(CRITERIA))
-        _require(self.round_to >= 1, "Prune.round_to", self.round_to, "an integer of 1 or more")
+        _require(type(self.round_to) is int and self.round_to >= 1, "Prune.round_to", self.round_to, "an integer of 1 or more")
 
     def kept(self, channels: int) -> int:
         """How many of `channels` stay; at least one."""
@@ -88,14 +88,15 @@ class Sparsify:
 class Quantize:
     """Stores the weights of one layer in `w_bits` bits and, unless `a_bits` is None, its activations in `a_bits` bits.
 
-    `w_bits` 16 is fp16 storage; 2-8 are integers with one scale per output channel or per tensor.
+    `w_bits` 16 is fp16 storage; 2-8 are integers with one scale per output channel or per tensor. The scheme `auto` is
+    symmetric at 8 bits, where integer kernels want it, and affine below, where a level more matters.
     `a_bits` quantizes the tensors that enter and leave the fused kernel of the layer.
     """
 
     w_bits: int = 8
     a_bits: int | None = None
     granularity: str = "channel"
-    scheme: str = "symmetric"
+    scheme: str = "auto"
     range: str = "mse"
 
     def __post_init__(self) -> None:
@@ -104,7 +105,13 @@ class Quantize:
         _require(self.granularity in GRANULARITIES, "Quantize.granularity", self.granularity, ", ".join(GRANULARITIES))
         _require(self.scheme in SCHEMES, "Quantize.scheme", self.scheme, ", ".join(SCHEMES))
         _require(self.range in RANGES, "Quantize.range", self.range, ", ".join(RANGES))
+        _require(type(self.w_bits) is int, "Quantize.w_bits", self.w_bits, "an integer")
         _require(self.w_bits != 16 or self.a_bits is None, "Quantize.a_bits with w_bits 16", self.a_bits, "null")
+
+    @property
+    def is_symmetric(self) -> bool:
+        """True if zero lies in the middle of the levels."""
+        return self.scheme == "symmetric" or (self.scheme == "auto" and self.w_bits == 8)
 
 
 Op = Prune | LowRank | Sparsify | Quantize
@@ -130,8 +137,8 @@ class Student:
 
     def __post_init__(self) -> None:
         _require(0.0 < self.resolution <= 1.0, "Student.resolution", self.resolution, "0 < resolution <= 1")
-        object.__setattr__(self, "drop", tuple(sorted(self.drop)))
-        object.__setattr__(self, "choices", tuple(sorted(self.choices)))
+        object.__setattr__(self, "drop", tuple(sorted(set(self.drop))))
+        object.__setattr__(self, "choices", tuple(sorted(self.choices, key=lambda item: item[0])))
 
 
 @dataclass(frozen=True)
@@ -199,6 +206,9 @@ class Plan:
         unknown = set(data) - {"student", "groups", "layers"}
         if unknown:
             raise PlanError(f"plan has the unknown key {sorted(unknown)[0]!r}; allowed: student, groups, layers")
+        for key, kind in (("student", Mapping), ("groups", Mapping), ("layers", Mapping)):
+            if data.get(key) is not None and not isinstance(data[key], kind):
+                raise PlanError(f"plan.{key} is {data[key]!r}; it must be a mapping")
         student = data.get("student") or {}
         unknown = set(student) - {"drop", "resolution", "choices"}
         if unknown:
@@ -211,12 +221,19 @@ class Plan:
             groups.append((name, op))
         layers: list[tuple[str, tuple[LayerOp, ...]]] = []
         for name, entries in (data.get("layers") or {}).items():
+            if not isinstance(entries, list):
+                raise PlanError(f"plan.layers.{name} is {entries!r}; it must be a list of ops")
             ops = tuple(_op_from_dict(entry, f"plan.layers.{name}") for entry in entries)
             layers.append((name, ops))  # type: ignore[arg-type]  # Plan refuses a Prune here by name
+        drop, resolution = student.get("drop", []), student.get("resolution", 1.0)
+        if not isinstance(drop, list) or not all(isinstance(name, str) for name in drop):
+            raise PlanError(f"plan.student.drop is {drop!r}; it must be a list of block names")
+        if not isinstance(resolution, (int, float)):
+            raise PlanError(f"plan.student.resolution is {resolution!r}; it must be a number")
         return Plan(
             student=Student(
-                drop=tuple(student.get("drop", ())),
-                resolution=float(student.get("resolution", 1.0)),
+                drop=tuple(drop),
+                resolution=float(resolution),
                 choices=tuple((student.get("choices") or {}).items()),
             ),
             groups=tuple(groups),

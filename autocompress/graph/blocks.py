@@ -42,7 +42,10 @@ def residual_blocks(module: fx.GraphModule) -> tuple[Residual, ...]:
             continue
         macs, index = max(weighed)
         nodes, shortcut = sides[index]
-        layers = tuple(dict.fromkeys(str(n.target) for n in nodes if is_layer(module, n)))
+        inside = set(nodes)
+        layers = tuple(
+            dict.fromkeys(str(n.target) for n in module.graph.nodes if n in inside and is_layer(module, n))
+        )
         if macs == 0 or not layers:
             continue
         name = _common_path(layers)

@@ -25,7 +25,7 @@ def cut(module: fx.GraphModule, coupling: Coupling, removed: set[int], inputs: t
     Args:
         module: Changed in place.
         coupling: Labels of this graph.
-        removed: Representatives of the classes to remove.
+        removed: Representatives of the classes to remove; layers that a dropped block took along are passed over.
         inputs: Example inputs; the cut graph is run on them once and its new shapes recorded.
 
     Raises:
@@ -34,10 +34,13 @@ def cut(module: fx.GraphModule, coupling: Coupling, removed: set[int], inputs: t
     if not removed:
         return
     cutter = _Cutter(module, coupling, removed)
+    used = {str(node.target) for node in module.graph.nodes if node.op in ("call_module", "get_attr")}
     for path, labels in coupling.layers.items():
-        cutter.cut_layer(path, labels)
+        if path in used:
+            cutter.cut_layer(path, labels)
     for path, blocks in coupling.tensors.items():
-        cutter.cut_tensor(path, blocks)
+        if path in used:
+            cutter.cut_tensor(path, blocks)
     for node in module.graph.nodes:
         if node.op == "call_function":
             cutter.rewrite(node)

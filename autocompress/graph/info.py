@@ -13,7 +13,7 @@ from autocompress.core.model_info import BlockInfo, ChannelGroup, LayerInfo, Mod
 from autocompress.graph.blocks import Residual, residual_blocks
 from autocompress.graph.couple import Coupling, couple
 from autocompress.graph.layers import batch_of, is_layer, is_matmul, layer_macs, layer_op, matmul_macs
-from autocompress.graph.trace import trace
+from autocompress.graph.trace import record_shapes, trace
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ def trace_model(
     example_inputs: tuple[Tensor, ...],
     resolutions: Sequence[float] = (1.0,),
     student_choices: Mapping[str, Sequence[str | int | float | bool]] | None = None,
+    resolution: float = 1.0,
 ) -> Traced:
     """Traces a model and finds everything a space may decide on.
 
@@ -45,12 +46,14 @@ def trace_model(
         example_inputs: Batch first.
         resolutions: Shares of the input side that are known to run; see `runnable_resolutions`.
         student_choices: Options of the user's student builder.
+        resolution: The share of the input side the model works at; below 1 the graph begins with a resize, so that
+            the compressed model takes the same inputs as the dense one.
 
     Raises:
         InputError: the forward fails on the example inputs.
         UnsupportedError: the model cannot be lifted.
     """
-    module = trace(model, example_inputs)
+    module = trace(model, example_inputs) if resolution == 1.0 else _trace_resized(model, example_inputs, resolution)
     inputs = tuple(torch.cat([x[:1], x[:1]]) for x in example_inputs)
     coupling = couple(module)
     blocks = residual_blocks(module)
@@ -77,6 +80,20 @@ def trace_model(
         student_choices=tuple((name, tuple(options)) for name, options in (student_choices or {}).items()),
     )
     return Traced(module, inputs, coupling, blocks, info)
+
+
+def _trace_resized(model: nn.Module, example_inputs: tuple[Tensor, ...], share: float) -> fx.GraphModule:
+    """Traces at a smaller side and puts the resize in front."""
+    (image,) = example_inputs
+    size = [resize_side(side, share) for side in image.shape[-2:]]
+    module = trace(model, (nn.functional.interpolate(image, size=size, mode="bilinear"),))
+    entry = next(node for node in module.graph.nodes if node.op == "placeholder")
+    with module.graph.inserting_after(entry):
+        smaller = module.graph.call_function(torch.ops.aten.upsample_bilinear2d.vec, (entry, size, False, None))
+    entry.replace_all_uses_with(smaller, delete_user_cb=lambda user: user is not smaller)
+    module.recompile()
+    record_shapes(module, (torch.cat([image[:1], image[:1]]),))
+    return module
 
 
 def layer_infos(module: fx.GraphModule) -> tuple[LayerInfo, ...]:

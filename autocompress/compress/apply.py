@@ -1,0 +1,166 @@
+"""A plan applied to a traced model, in the one defined order: blocks, channels, factors, zeros, bits."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, fx, nn
+
+from autocompress.compress.importance import Gradients, class_scores
+from autocompress.compress.lowrank import factorise
+from autocompress.compress.quantize import insert_activation_quantizers, quantize_weight
+from autocompress.compress.sparsify import sparsify
+from autocompress.core.plan import LowRank, Plan, Quantize, Sparsify
+from autocompress.errors import PlanError, nearest
+from autocompress.graph.blocks import drop_block
+from autocompress.graph.couple import Channels
+from autocompress.graph.cut import cut
+from autocompress.graph.info import Traced, trace_model
+from autocompress.graph.trace import record_shapes, tidy
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A plan made real.
+
+    Attributes:
+        module: The smaller model, in evaluation mode, not yet calibrated or trained.
+        removed: Representatives of the channel classes that were cut.
+        factors: Paths of the factors of every factorised layer.
+        notes: What the plan asked for and did not get, with the reason.
+    """
+
+    module: fx.GraphModule
+    plan: Plan
+    inputs: tuple[Tensor, ...]
+    removed: frozenset[int]
+    factors: Mapping[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+
+
+def apply(model: nn.Module, plan: Plan, example_inputs: tuple[Tensor, ...]) -> fx.GraphModule:
+    """Compresses a model by a plan, without calibration or training.
+
+    Args:
+        model: Left alone.
+        plan: Names layers and groups of this model.
+        example_inputs: Batch first.
+
+    Raises:
+        PlanError: the plan names what the model does not have.
+    """
+    return compress(trace_model(model, example_inputs, resolution=plan.student.resolution), plan).module
+
+
+def compress(
+    traced: Traced, plan: Plan, *, weights: bool = True, gradients: Gradients | None = None, seed: int = 0
+) -> Compressed:
+    """Applies every op of a plan to a copy of a traced model.
+
+    Args:
+        traced: The model at the resolution and student choices of the plan.
+        weights: False skips what costs time and changes no shape (decompositions, ranges): for cost tables.
+        gradients: Loss gradients by parameter path, for the criterion `taylor`.
+        seed: For the criterion `random`.
+    """
+    _check_names(traced, plan)
+    module = copy.deepcopy(traced.module)
+    for block in traced.blocks:
+        if block.name in plan.student.drop:
+            drop_block(module, block)
+    if plan.student.drop:
+        tidy(module)
+    removed = choose_channels(traced, module, plan, gradients, seed if weights else 0, exact=weights)
+    if removed:
+        cut(module, traced.coupling, removed, traced.inputs)
+    factors, notes = _factorise(module, plan, weights)
+    if factors or plan.student.drop:
+        tidy(module)
+        record_shapes(module, traced.inputs)
+    _values(module, plan, factors, weights)
+    module.recompile()
+    module.eval()
+    return Compressed(module, plan, traced.inputs, frozenset(removed), factors, tuple(notes))
+
+
+def choose_channels(
+    traced: Traced, module: fx.GraphModule, plan: Plan, gradients: Gradients | None, seed: int, exact: bool = True
+) -> set[int]:
+    """Representatives of the channel classes that the plan cuts, the least important of every group."""
+    groups: dict[str, Channels] = {group.name: group for group in traced.coupling.groups}
+    removed: set[int] = set()
+    for name, op in plan.groups:
+        group = groups[name]
+        count = len(group.roots) - op.kept(len(group.roots))
+        if not exact:
+            removed.update(group.roots[len(group.roots) - count :])
+            continue
+        scores = class_scores(
+            module, traced.coupling, group, op.criterion, gradients, seed=seed ^ zlib.crc32(name.encode())
+        )
+        order = scores.argsort(stable=True)[:count].tolist()
+        removed.update(group.roots[index] for index in order)
+    return removed
+
+
+def _check_names(traced: Traced, plan: Plan) -> None:
+    info = traced.info
+    blocks = [block.name for block in info.blocks]
+    for name in plan.student.drop:
+        if name not in blocks:
+            raise PlanError(f"plan drops the block {name!r}, which the model does not have; {nearest(name, blocks)}")
+    groups = {group.name: group for group in info.groups}
+    for name, _ in plan.groups:
+        if name not in groups:
+            raise PlanError(f"plan prunes the group {name!r}, which the model does not have; {nearest(name, groups)}")
+        if groups[name].blocked_by is not None:
+            raise PlanError(f"group {name!r} cannot be pruned: {groups[name].blocked_by}")
+    layers = {layer.name: layer for layer in info.layers}
+    for name, _ in plan.layers:
+        if name not in layers:
+            raise PlanError(f"plan names the layer {name!r}, which the model does not have; {nearest(name, layers)}")
+        if layers[name].frozen_reason is not None:
+            raise PlanError(f"layer {name!r} cannot be compressed: {layers[name].frozen_reason}")
+
+
+def _present(module: nn.Module, plan: Plan) -> list[str]:
+    """Layers of the plan that are left after blocks were dropped."""
+    paths = {path for path, _ in module.named_modules()}
+    return [name for name, _ in plan.layers if name in paths]
+
+
+def _factorise(module: fx.GraphModule, plan: Plan, weights: bool) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    factors: dict[str, tuple[str, ...]] = {}
+    notes: list[str] = []
+    for name in _present(module, plan):
+        for op in plan.layer_ops(name):
+            if isinstance(op, LowRank):
+                paths = factorise(module, name, op, weights)
+                if paths:
+                    factors[name] = paths
+                else:
+                    notes.append(f"{name}: not factorised, the factors would not be smaller than the layer")
+    return factors, notes
+
+
+def _values(module: fx.GraphModule, plan: Plan, factors: Mapping[str, tuple[str, ...]], weights: bool) -> None:
+    """Zeros and bits: what changes values and no shape."""
+    quantized: dict[str, Quantize] = {}
+    for name in _present(module, plan):
+        for op in plan.layer_ops(name):
+            for path in factors.get(name, (name,)):
+                if isinstance(op, Sparsify):
+                    sparsify(module, path, op)
+                elif isinstance(op, Quantize):
+                    quantized[path] = op
+                    quantize_weight(module, path, op if weights else _quick(op))
+    if any(op.a_bits is not None for op in quantized.values()):
+        insert_activation_quantizers(module, quantized)
+
+
+def _quick(op: Quantize) -> Quantize:
+    """The same storage with the cheapest range: for counting."""
+    return Quantize(op.w_bits, op.a_bits, op.granularity, op.scheme, "minmax")
