@@ -62,6 +62,7 @@ def compress(
 
     Args:
         traced: The model at the resolution and student choices of the plan.
+        plan: Names layers, groups and blocks of this model.
         weights: False skips what costs time and changes no shape (decompositions, ranges): for cost tables.
         gradients: Loss gradients by parameter path, for the criterion `taylor`.
         seed: For the criterion `random`.

@@ -21,11 +21,15 @@ Statistics = Mapping[str, tuple[Tensor, Tensor]]
 
 
 def batch_statistics(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Statistics:
-    """Mean and variance of the input of every BatchNorm on one batch, `[channels]` each, by module path."""
+    """Mean and variance of the input of every BatchNorm on one batch, `[channels]` each, by module path.
+
+    Of a BatchNorm that is called several times, the first call counts.
+    """
     found: dict[str, tuple[Tensor, Tensor]] = {}
 
     def note(path: str, layer: nn.Module, x: Tensor) -> None:
-        found[path] = _moments(x)
+        if path not in found:
+            found[path] = _moments(x)
 
     with torch.no_grad(), _before_norms(module, note):
         module(*inputs)
@@ -45,13 +49,16 @@ def calibrate(
         module: A compressed model in evaluation mode, its BatchNorms still with the statistics of the dense model.
         inputs: One batch of calibration inputs.
         dense: `batch_statistics` of the dense model on the same batch.
-        coupling: Labels of the dense graph; removed: the classes that were cut.
+        coupling: Labels of the dense graph.
+        removed: The classes that were cut.
     """
     gone = np.array(sorted(removed), dtype=np.int64)
+    corrected: set[str] = set()
 
     def correct(path: str, layer: nn.Module, x: Tensor) -> None:
-        if path not in dense:
+        if path not in dense or path in corrected:
             return
+        corrected.add(path)
         keep = torch.from_numpy(~np.isin(coupling.coupler.find(coupling.layers[path].out), gone))
         mean, var = _moments(x)
         old_mean, old_var = (value[keep] for value in dense[path])

@@ -1,8 +1,9 @@
 """How much each class of coupled channels matters.
 
-Source: Li et al. 2017, "Pruning Filters for Efficient ConvNets" (L1); Fang et al. 2023, "DepGraph", section 3.3 (sum over
-all coupled parameters, each normalised by its mean); Molchanov et al. 2019, "Importance Estimation for Neural Network
-Pruning", eq. 8 (first-order Taylor). Deviation: outputs, norm scales and the columns that read them count alike.
+Source: Li et al. 2017, "Pruning Filters for Efficient ConvNets" (L1); Fang et al. 2023, "DepGraph", section 3.3 (sum
+over all coupled parameters, each normalised by its mean); Molchanov et al. 2019, "Importance Estimation for Neural
+Network Pruning", eq. 8 (first-order Taylor). Deviation: outputs, norm scales and the columns that read them count
+alike.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ def class_scores(
     """One score per class of a group, `[classes]`; the least important is cut first.
 
     Args:
+        module: The lifted graph, blocks perhaps dropped, channels not yet cut.
+        coupling: Labels of the graph.
+        group: One of its groups.
+        criterion: `l1`, `l2`, `taylor` or `random`.
         gradients: Loss gradients by parameter path; needed for `taylor`.
         seed: For `random`.
     """

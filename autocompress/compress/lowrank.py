@@ -60,7 +60,9 @@ def _replace(module: fx.GraphModule, path: str, factors: list[tuple[str, nn.Modu
         module.graph.erase_node(node)
 
 
-def _conv(layer: Any, inputs: int, outputs: int, kernel: tuple[int, ...], bias: bool, groups: int = 1, **place: Any) -> Any:
+def _conv(
+    layer: Any, inputs: int, outputs: int, kernel: tuple[int, ...], bias: bool, groups: int = 1, **place: Any
+) -> Any:
     make: Any = type(layer)
     return make(inputs, outputs, kernel, bias=bias, groups=groups, **place)
 
@@ -117,14 +119,10 @@ def _cp(layer: Any, ranks: tuple[int, ...], weights: bool) -> list[tuple[str, nn
     outputs, inputs, height, width = layer.weight.shape
     (sh, sw), (dh, dw) = layer.stride, layer.dilation
     padding = layer.padding
-    ph, pw = ((padding, padding) if isinstance(padding, str) else padding)
+    ph, pw = (padding, padding) if isinstance(padding, str) else padding
     reduce = _conv(layer, inputs, rank, (1, 1), False)
-    rows = _conv(
-        layer, rank, rank, (height, 1), False, rank, stride=(sh, 1), padding=_side(ph, 0), dilation=(dh, 1)
-    )
-    columns = _conv(
-        layer, rank, rank, (1, width), False, rank, stride=(1, sw), padding=_side(0, pw), dilation=(1, dw)
-    )
+    rows = _conv(layer, rank, rank, (height, 1), False, rank, stride=(sh, 1), padding=_side(ph, 0), dilation=(dh, 1))
+    columns = _conv(layer, rank, rank, (1, width), False, rank, stride=(1, sw), padding=_side(0, pw), dilation=(1, dw))
     expand = _conv(layer, rank, outputs, (1, 1), layer.bias is not None)
     if weights:
         with tensorly.backend_context("pytorch"):

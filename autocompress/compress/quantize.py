@@ -17,6 +17,8 @@ from autocompress.graph.layers import is_layer
 # What a runtime folds into the kernel before it; the tensor behind it is the one that is stored.
 FUSED_ACTIVATIONS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min")
 # Operators that only move values: what is rounded before them is rounded after them, with the same scale.
+# Operators that integer runtimes also have: rounded inputs and a rounded output keep the whole chain in integers.
+CLOSED = ("add", "avg_pool2d", "adaptive_avg_pool2d", "mean", "cat")
 MOVES = ("pad", "constant_pad_nd", "slice", "max_pool2d", "max_pool1d", "view", "reshape", "flatten", "permute")
 
 
@@ -55,6 +57,7 @@ def insert_activation_quantizers(module: fx.GraphModule, layers: Mapping[str, Qu
                 known = marked.get(tensor)
                 if known is None or (known.a_bits or 0) > op.a_bits:
                     marked[tensor] = op
+    _close(module, marked)
     followers = _moved(module, marked)
     paths = []
     for node, op in marked.items():
@@ -66,6 +69,24 @@ def insert_activation_quantizers(module: fx.GraphModule, layers: Mapping[str, Qu
     for node, origin in followers.items():
         _insert(module, node, f"quantizers.{origin.name}")
     return tuple(paths)
+
+
+def _close(module: fx.GraphModule, marked: dict[fx.Node, Quantize]) -> None:
+    """Marks the results of additions, averages and joins whose inputs are all rounded."""
+    moved: dict[fx.Node, fx.Node] = {}
+    for node in module.graph.nodes:
+        if node.op != "call_function" or not node.all_input_nodes:
+            continue
+        base = str(node.target).removeprefix("aten.").split(".")[0]
+        origins = [moved.get(source, source) for source in node.all_input_nodes]
+        if not all(origin in marked for origin in origins):
+            continue
+        if base in MOVES:
+            moved[node] = origins[0]
+        elif base in CLOSED:
+            tensor = fused_output(module, node)
+            if tensor is not None and _is_real(tensor):
+                marked.setdefault(tensor, marked[origins[0]])
 
 
 def _insert(module: fx.GraphModule, node: fx.Node, path: str) -> None:

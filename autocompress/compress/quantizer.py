@@ -69,7 +69,7 @@ class WeightQuantizer(nn.Module):
         return (code - zero) * scale
 
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What is stored for `weight`: codes uint8 (same shape), scale fp32 and zero point int64, `[channels]` or `[1]`.
+        """What is stored for `weight`: codes uint8, same shape; scale fp32 and zero point int64, `[channels]` or `[1]`.
 
         `(codes - zero_point) * scale` is what `forward` returns.
         """
@@ -155,15 +155,17 @@ class ActivationQuantizer(nn.Module):
             self._samples.append(torch.cat([flat[::step], flat.amin()[None], flat.amax()[None]]))
             return x
         if not (self.training and torch.is_grad_enabled()):
-            return torch.fake_quantize_per_tensor_affine(
+            on_grid: Tensor = torch.fake_quantize_per_tensor_affine(
                 x.float(), self.scale.detach().clamp_min(1e-12), self.zero_point.int(), 0, self.levels
-            ).to(x.dtype)
+            )
+            return on_grid.to(x.dtype)
         scale = self.scale.clamp_min(1e-12)
         share = 1.0 / float(max(1, x[0].numel()) * self.levels) ** 0.5
         scale = scale.detach() + (scale - scale.detach()) * share
         position = (x / scale + self.zero_point).clamp(0, self.levels)
         code = position + (position.round() - position).detach()
-        return (code - self.zero_point) * scale
+        rounded: Tensor = (code - self.zero_point) * scale
+        return rounded
 
 
 def calibrate_weight(weight: Tensor, op: Quantize, axis: int) -> tuple[Tensor, Tensor]:

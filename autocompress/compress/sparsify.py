@@ -1,7 +1,7 @@
 """Single weights set to zero and kept there.
 
-Source: Han et al. 2015, "Learning both Weights and Connections for Efficient Neural Networks" (magnitude); Mishra et al.
-2021, "Accelerating Sparse Deep Neural Networks", section 3 (2:4 along the inputs).
+Source: Han et al. 2015, "Learning both Weights and Connections for Efficient Neural Networks" (magnitude); Mishra et
+al. 2021, "Accelerating Sparse Deep Neural Networks", section 3 (2:4 along the inputs).
 """
 
 from __future__ import annotations

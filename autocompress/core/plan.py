@@ -42,7 +42,12 @@ class Prune:
     def __post_init__(self) -> None:
         _require(0.0 < self.sparsity < 1.0, "Prune.sparsity", self.sparsity, "0 < sparsity < 1")
         _require(self.criterion in CRITERIA, "Prune.criterion", self.criterion, ", ".join(CRITERIA))
-        _require(type(self.round_to) is int and self.round_to >= 1, "Prune.round_to", self.round_to, "an integer of 1 or more")
+        _require(
+            type(self.round_to) is int and self.round_to >= 1,
+            "Prune.round_to",
+            self.round_to,
+            "an integer of 1 or more",
+        )
 
     def kept(self, channels: int) -> int:
         """How many of `channels` stay; at least one."""

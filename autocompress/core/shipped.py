@@ -1,7 +1,8 @@
-"""Where the files that come with the package lie: in the wheel inside it, in a checkout beside it."""
+"""Where the package finds its files: shipped ones in the wheel or the checkout, cached ones in the user's folder."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from autocompress.errors import InputError
@@ -22,3 +23,9 @@ def shipped_dir(name: str) -> Path:
     raise InputError(
         f"the folder {name!r} is missing; looked in {places[0]} and {places[1]}; install autocompress again"
     )
+
+
+def cache_folder() -> Path:
+    """Where trained models and measured laws are kept: `AUTOCOMPRESS_CACHE`, or `~/.cache/autocompress`."""
+    named = os.environ.get("AUTOCOMPRESS_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "autocompress"

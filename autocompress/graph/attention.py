@@ -37,9 +37,7 @@ def _decompose(module: fx.GraphModule, node: fx.Node) -> None:
             length, width = _lengths(node)
             band = torch.full((length, width), float("-inf")).triu(1)
             attach(module, f"constants.{node.name}_mask", band)
-            scores = graph.call_function(
-                _ATEN.add.Tensor, (scores, graph.get_attr(f"constants.{node.name}_mask"))
-            )
+            scores = graph.call_function(_ATEN.add.Tensor, (scores, graph.get_attr(f"constants.{node.name}_mask")))
         if isinstance(mask, fx.Node):
             scores = _masked(module, graph, node, scores, mask)
         weights = graph.call_function(_ATEN.softmax.int, (scores, -1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from os.path import commonprefix
 
 from torch import fx
 
@@ -27,7 +26,7 @@ class Residual:
 
 
 def residual_blocks(module: fx.GraphModule) -> tuple[Residual, ...]:
-    """Finds every addition where one input is computed, from what the other one also reads, by layers used nowhere else."""
+    """Finds every addition with an input computed, by layers used nowhere else, from what the other one also reads."""
     found: list[Residual] = []
     taken: dict[str, int] = {}
     for node in module.graph.nodes:
@@ -43,10 +42,9 @@ def residual_blocks(module: fx.GraphModule) -> tuple[Residual, ...]:
         macs, index = max(weighed)
         nodes, shortcut = sides[index]
         inside = set(nodes)
-        layers = tuple(
-            dict.fromkeys(str(n.target) for n in module.graph.nodes if n in inside and is_layer(module, n))
-        )
-        if macs == 0 or not layers:
+        layers = tuple(dict.fromkeys(str(n.target) for n in module.graph.nodes if n in inside and is_layer(module, n)))
+        called_elsewhere = any(str(n.target) in layers for n in module.graph.nodes if n not in inside)
+        if macs == 0 or not layers or called_elsewhere:
             continue
         name = _common_path(layers)
         taken[name] = taken.get(name, 0) + 1
@@ -100,5 +98,9 @@ def _macs(module: fx.GraphModule, nodes: list[fx.Node]) -> int:
 def _common_path(layers: tuple[str, ...]) -> str:
     if len(layers) == 1:
         return layers[0]
-    parts = commonprefix([layer.split(".") for layer in layers])
-    return ".".join(parts) or layers[0]
+    shared: list[str] = []
+    for parts in zip(*(layer.split(".") for layer in layers), strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return ".".join(shared) or layers[0]

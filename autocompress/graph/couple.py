@@ -90,9 +90,7 @@ def _visit(
         path = str(node.target)
         if path not in tensors:
             shape = node.meta["shape"]
-            tensors[path] = tuple(
-                Block((d,), context.coupler.fresh(size)) for d, size in enumerate(shape) if size > 1
-            )
+            tensors[path] = tuple(Block((d,), context.coupler.fresh(size)) for d, size in enumerate(shape) if size > 1)
         return tensors[path]
     if node.op == "output":
         for arg in node.all_input_nodes:
@@ -119,7 +117,11 @@ def _call_module(layer: nn.Module, node: fx.Node, context: Context, layers: dict
             layers[path] = LayerLabels(context.coupler.fresh(layer.embedding_dim), None)
         return (Block((len(node.meta["shape"]) - 1,), layers[path].out),)
     channel_dim = 1 if isinstance(layer, CONV_MODULES) else len(node.meta["shape"]) - 1
-    read = _read(labels, channel_dim, path, context)
+    read = _read(labels, channel_dim, context)
+    if isinstance(layer, CONV_MODULES):
+        for block in labels:
+            if channel_dim not in block.dims and max(block.dims) > channel_dim:
+                context.coupler.block(block.ids, f"layer {path} slides over it")
     if path not in layers:
         out = context.coupler.fresh(node.meta["shape"][channel_dim])
         layers[path] = LayerLabels(out, read)
@@ -131,31 +133,23 @@ def _call_module(layer: nn.Module, node: fx.Node, context: Context, layers: dict
     return (*batch, Block((channel_dim,), layers[path].out))
 
 
-def _norm(
-    layer: nn.Module, labels: Labels, path: str, context: Context, layers: dict[str, LayerLabels]
-) -> Labels:
-    block = block_on(labels, 1)
+def _norm(layer: nn.Module, labels: Labels, path: str, context: Context, layers: dict[str, LayerLabels]) -> Labels:
     count = int(layer.num_features)  # type: ignore[arg-type]
-    if block is not None and len(block.dims) > 1:
-        context.coupler.block(block.ids, f"batch_norm ({path}) reads it over several dimensions")
-        block = None
+    read = _read(labels, 1, context)
     if path not in layers:
         layers[path] = LayerLabels(context.coupler.fresh(count), None)
-        if block is None:
-            context.coupler.block(layers[path].out, f"batch_norm ({path}) reads a fixed number of channels")
-    if block is not None:
-        context.coupler.unify(layers[path].out, block.ids)
+    if read is None:
+        context.coupler.block(layers[path].out, f"batch_norm ({path}) reads a fixed number of channels")
+    else:
+        context.coupler.unify(layers[path].out, read)
     return labels
 
 
-def _read(labels: Labels, dim: int, path: str, context: Context) -> Ids | None:
+def _read(labels: Labels, dim: int, context: Context) -> Ids | None:
+    """The labels that a layer reads along one dimension; what they share with other dimensions is tied over those."""
     block = block_on(labels, dim)
-    if block is None:
-        return None
-    if len(block.dims) > 1:
-        context.coupler.block(block.ids, f"layer {path} reads it over several dimensions")
-        return None
-    return block.ids
+    narrowed = context.coupler.along(block, [dim]) if block is not None else ()
+    return narrowed[0].ids if narrowed else None
 
 
 def _couple_groups(groups: int, out: Ids, read: Ids | None, context: Context) -> None:
@@ -201,9 +195,11 @@ def _groups(coupler: Coupler, layers: Mapping[str, LayerLabels]) -> tuple[Channe
         gathered[key].append(root)
     result: list[Channels] = []
     taken: dict[str, int] = {}
-    for (members, reading, reason), roots in gathered.items():
-        name = members[0]
-        taken[name] = taken.get(name, 0) + 1
-        name = name if taken[name] == 1 else f"{name}#{taken[name]}"
-        result.append(Channels(name, tuple(roots), members, reading, reason))
+    for (cut_layers, reading, reason), roots in gathered.items():
+        first = cut_layers[0]
+        taken[first] = taken.get(first, 0) + 1
+        name = first if taken[first] == 1 else f"{first}#{taken[first]}"
+        if reason is None and len(roots) == 1:
+            reason = f"the channels of layer {first} stand or fall together"
+        result.append(Channels(name, tuple(roots), cut_layers, reading, reason))
     return tuple(result)

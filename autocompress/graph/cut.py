@@ -49,7 +49,9 @@ def cut(module: fx.GraphModule, coupling: Coupling, removed: set[int], inputs: t
     try:
         record_shapes(module, inputs)
     except (RuntimeError, ValueError, IndexError) as error:
-        raise UnsupportedError(f"the model does not run after channels were cut: {str(error).splitlines()[0]}") from error
+        raise UnsupportedError(
+            f"the model does not run after channels were cut: {str(error).splitlines()[0]}"
+        ) from error
 
 
 class _Cutter:
@@ -105,8 +107,8 @@ class _Cutter:
         out_axis, in_axis = (1, 0) if transposed else (0, 1)
         # A transposed convolution stores its inputs in full and its outputs per group; an ordinary one the other way.
         if transposed:
-            per_group_out = out.reshape(groups, -1)
-            _select(layer, "weight", out_axis, _index(per_group_out.any(axis=0)) if groups > 1 else _index(out))
+            kept: Mask = np.logical_or.reduce(out.reshape(groups, -1), axis=0)
+            _select(layer, "weight", out_axis, _index(kept))
             if read is not None:
                 _select(layer, "weight", in_axis, _index(read))
         else:
@@ -179,7 +181,7 @@ class _Cutter:
         if block is None or len(block.dims) > 1:
             return
         mask = self.keep(block.ids)
-        start, stop, _ = slice(args[1], args[2]).indices(len(mask))  # type: ignore[misc]
+        start, stop, _ = slice(args[1], args[2]).indices(len(mask))
         if not mask.all():
             node.args = (source, dim, int(mask[:start].sum()), int(mask[:stop].sum()), 1)
 

@@ -15,6 +15,34 @@ from autocompress.graph.couple import Coupling, couple
 from autocompress.graph.layers import batch_of, is_layer, is_matmul, layer_macs, layer_op, matmul_macs
 from autocompress.graph.trace import record_shapes, trace
 
+_READS_WEIGHTS = (
+    *(
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "bilinear",
+        "lstm",
+        "gru",
+    ),
+    *(
+        "linear",
+        "embedding",
+        "embedding_bag",
+        "matmul",
+        "mm",
+        "bmm",
+        "addmm",
+        "baddbmm",
+        "einsum",
+        "rnn_tanh",
+        "rnn_relu",
+    ),
+    "_weight_norm",
+)
+
 
 @dataclass(frozen=True)
 class Traced:
@@ -142,7 +170,7 @@ def _bare_weights(module: fx.GraphModule, node: fx.Node) -> list[tuple[str, Laye
             continue
         base = str(node.target).removeprefix("aten.").split(".")[0]
         name = str(arg.target).removesuffix(".weight")
-        if base in ("conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear", "embedding", "matmul", "mm", "addmm"):
+        if base in _READS_WEIGHTS:
             shared = sum(1 for user in arg.users) > 1
             why = "its weights are shared with another layer" if shared else f"{base} is not a supported layer form"
             info = LayerInfo(name, base, tuple(value.shape), (), (), (), 1, 0, value.numel(), False, 1, why)
@@ -174,9 +202,7 @@ def resize_side(side: int, share: float) -> int:
     return max(step, round(side * share / step) * step)
 
 
-def runnable_resolutions(
-    model: nn.Module, inputs: tuple[Tensor, ...], shares: Sequence[float]
-) -> tuple[float, ...]:
+def runnable_resolutions(model: nn.Module, inputs: tuple[Tensor, ...], shares: Sequence[float]) -> tuple[float, ...]:
     """The shares of the input side at which the model runs and still returns outputs of the same shape.
 
     Only models with one image input (`[batch, channels, height, width]`) can be resized; others get `(1.0,)`.

@@ -14,23 +14,40 @@ from autocompress.core.kernel import Kernel
 from autocompress.graph.couple import NORM_MODULES
 from autocompress.graph.layers import batch_of, is_layer, is_matmul, layer_macs, layer_op, matmul_macs
 
-ACTIVATIONS = (
-    "relu relu6 hardtanh clamp clamp_min gelu silu sigmoid tanh hardswish hardsigmoid leaky_relu elu mish".split()
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+ACTIVATIONS = _words(
+    "relu relu6 hardtanh clamp clamp_min gelu silu sigmoid tanh hardswish hardsigmoid leaky_relu elu mish"
 )
-_FREE = (
+_FREE = _words(
     "view reshape _unsafe_view flatten unflatten squeeze unsqueeze detach alias contiguous expand getitem size clone "
     "lift_fresh_copy select unbind split split_with_sizes chunk to _to_copy type_as"
-).split()
+)
+_ELEMENTWISE = _words(
+    "add sub rsub mul div maximum minimum where pow exp log sqrt rsqrt neg abs masked_fill eq "
+    "square erf sin cos reciprocal softplus prelu gt ge lt le ne logical_not zeros_like"
+)
+_POOLS = _words("max_pool1d max_pool2d avg_pool1d avg_pool2d max_pool2d_with_indices")
+_GLOBAL_POOLS = _words("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d mean sum amax amin max min")
+_NORMS = _words("layer_norm group_norm instance_norm var std")
+_SOFTMAXES = _words("softmax _softmax log_softmax")
+_COPIES = _words(
+    "pad constant_pad_nd slice cat concat stack permute transpose t movedim zeros full ones repeat roll flip "
+    "pixel_shuffle"
+)
+_RESIZES = _words("upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_nearest1d")
 _KINDS = {
     **dict.fromkeys(ACTIVATIONS, "elementwise"),
-    **dict.fromkeys("add sub rsub mul div maximum minimum where pow exp log sqrt rsqrt neg abs masked_fill eq".split(), "elementwise"),
-    **dict.fromkeys("square erf sin cos reciprocal softplus prelu gt ge lt le ne logical_not zeros_like".split(), "elementwise"),
-    **dict.fromkeys("max_pool1d max_pool2d avg_pool1d avg_pool2d max_pool2d_with_indices".split(), "pool"),
-    **dict.fromkeys("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d mean sum amax amin".split(), "global_pool"),
-    **dict.fromkeys("layer_norm group_norm instance_norm var std".split(), "norm"),
-    **dict.fromkeys("softmax _softmax log_softmax".split(), "softmax"),
-    **dict.fromkeys("pad constant_pad_nd slice cat concat stack permute transpose t zeros full ones repeat roll".split(), "copy"),
-    **dict.fromkeys("upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_nearest1d".split(), "resize"),
+    **dict.fromkeys(_ELEMENTWISE, "elementwise"),
+    **dict.fromkeys(_POOLS, "pool"),
+    **dict.fromkeys(_GLOBAL_POOLS, "global_pool"),
+    **dict.fromkeys(_NORMS, "norm"),
+    **dict.fromkeys(_SOFTMAXES, "softmax"),
+    **dict.fromkeys(_COPIES, "copy"),
+    **dict.fromkeys(_RESIZES, "resize"),
 }
 
 
@@ -83,7 +100,9 @@ def _is_free(module: fx.GraphModule, node: fx.Node) -> bool:
     owner = _module(module, node)
     if owner is not None:
         return isinstance(owner, nn.Dropout | nn.Dropout2d) or is_quantizer(module, node)
-    return node.op == "call_method" or base_name(node) in _FREE or "shape" not in node.meta and "shapes" not in node.meta
+    if node.op == "call_method" or base_name(node) in _FREE:
+        return True
+    return "shape" not in node.meta and "shapes" not in node.meta
 
 
 def _chain(module: fx.GraphModule, first: fx.Node) -> list[fx.Node]:
@@ -118,11 +137,10 @@ def _ready(addition: fx.Node, chain: list[fx.Node]) -> bool:
 
 def _step(module: fx.GraphModule, chain: list[fx.Node], batch: int) -> Step:
     first, inside = chain[0], set(chain)
-    reads = tuple(
-        dict.fromkeys(n for c in chain for n in c.all_input_nodes if n not in inside and n.op != "get_attr" and "shape" in n.meta)
-    )
+    sources = [n for c in chain for n in c.all_input_nodes if n not in inside]
+    reads = tuple(dict.fromkeys(n for n in sources if n.op != "get_attr" and "shape" in n.meta))
     fused = tuple(_fused_name(module, node) for node in chain[1:] if not is_quantizer(module, node))
-    shape = first.meta.get("shape") or first.meta["shapes"][0]
+    shape = first.meta["shape"] if "shape" in first.meta else first.meta["shapes"][0]
     out_shape = chain[-1].meta.get("shape", shape)
     common: dict[str, Any] = {
         "in_shapes": tuple(_one(n.meta["shape"], batch) for n in reads),
@@ -145,7 +163,9 @@ def _step(module: fx.GraphModule, chain: list[fx.Node], batch: int) -> Step:
         )
     else:
         owner = _module(module, first)
-        kind = "norm" if isinstance(owner, NORM_MODULES) else "matmul" if is_matmul(first) else _KINDS.get(base_name(first), "other")
+        kind = "matmul" if is_matmul(first) else _KINDS.get(base_name(first), "other")
+        if isinstance(owner, NORM_MODULES):
+            kind = "norm"
         macs = matmul_macs(first, batch) if kind == "matmul" else 0
         kernel = Kernel(op=kind, layer=first.name, macs=macs, aten=base_name(first), **common)
     return Step(kernel, tuple(chain), chain[-1], reads)

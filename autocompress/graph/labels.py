@@ -97,6 +97,18 @@ class Coupler:
             self._boxes.append(block.ids)
         return (block,)
 
+    def along(self, block: Block, dims: Iterable[int]) -> Labels:
+        """What a block is to an operator that tells only `dims` apart: over the others it stands or falls together."""
+        axes = [block.dims.index(d) for d in dims]
+        if len(axes) == len(block.dims):
+            return (block,)
+        rest = [axis for axis in range(block.ids.ndim) if axis not in axes]
+        moved = block.ids.transpose([*axes, *rest])
+        flat = moved.reshape(*moved.shape[: len(axes)], -1)
+        for row in flat.reshape(-1, flat.shape[-1]):
+            self.tie(row)
+        return self.make(tuple(block.dims[axis] for axis in axes), flat[..., 0])
+
     def settle_boxes(self) -> None:
         """Ties labels until every block that spans several dimensions can be cut along exactly one of them."""
         changed = True
@@ -131,13 +143,14 @@ class Coupler:
     ) -> Labels:
         """Broadcasts and unifies the labels of several tensors of an elementwise operator."""
         rank = len(out_shape)
-        aligned = [
-            (
-                tuple([1] * (rank - len(shape)) + list(shape)),
-                [Block(tuple(d + rank - len(shape) for d in block.dims), block.ids) for block in labels],
-            )
-            for shape, labels in inputs
-        ]
+        aligned: list[tuple[tuple[int, ...], list[Block]]] = []
+        for shape, labels in inputs:
+            offset = rank - len(shape)
+            moved = [Block(tuple(d + offset for d in block.dims), block.ids) for block in labels]
+            for block in moved:
+                if block.ids.size == 1:
+                    self.block(block.ids, f"{where} repeats its only channel")
+            aligned.append(((1,) * offset + shape, [block for block in moved if block.ids.size > 1]))
         result: list[Block] = []
         for dims in _components([block.dims for _, blocks in aligned for block in blocks]):
             size = tuple(out_shape[d] for d in dims)

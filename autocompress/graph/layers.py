@@ -30,23 +30,25 @@ def is_layer(module: fx.GraphModule, node: fx.Node) -> bool:
 def layer_macs(module: fx.GraphModule, node: fx.Node) -> int:
     """Multiply-accumulates of one layer call for one sample (biases not counted)."""
     layer: Any = module.get_submodule(str(node.target))
-    out = math.prod(node.meta["shape"][1:])
+    out: int = math.prod(node.meta["shape"][1:])
     if isinstance(layer, nn.ConvTranspose2d):
         source: Any = node.args[0]
-        inputs = math.prod(source.meta["shape"][1:])
-        return inputs * (layer.out_channels // layer.groups) * math.prod(layer.kernel_size)
+        inputs: int = math.prod(source.meta["shape"][1:])
+        return inputs * int(layer.out_channels // layer.groups) * int(math.prod(layer.kernel_size))
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
-        return out * (layer.in_channels // layer.groups) * math.prod(layer.kernel_size)
+        return out * int(layer.in_channels // layer.groups) * int(math.prod(layer.kernel_size))
     if isinstance(layer, nn.Linear):
         # The first dimension may not be the batch (sequence first): count per sample of the example batch.
-        return math.prod(node.meta["shape"]) // batch_of(module) * int(layer.in_features)
+        total: int = math.prod(node.meta["shape"])
+        return total // batch_of(module) * int(layer.in_features)
     return 0
 
 
 def matmul_macs(node: fx.Node, batch: int) -> int:
     """Multiply-accumulates of a product of two activations for one sample."""
     left: Any = node.args[0]
-    return math.prod(node.meta["shape"]) // batch * int(left.meta["shape"][-1])
+    total: int = math.prod(node.meta["shape"])
+    return total // batch * int(left.meta["shape"][-1])
 
 
 def batch_of(module: fx.GraphModule) -> int:

@@ -59,10 +59,11 @@ def _state(node: Any, state: State) -> tuple[str, Tensor] | None:
 
 
 def _fill(module: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+    owner: Any = module
     with torch.no_grad():
-        module.weight.copy_(weight)  # type: ignore[operator,union-attr]
+        owner.weight.copy_(weight)
         if bias is not None:
-            module.bias.copy_(bias)  # type: ignore[operator,union-attr]
+            owner.bias.copy_(bias)
 
 
 def _weights(node: fx.Node, state: State) -> tuple[str, Tensor, Tensor | None] | None:
@@ -75,8 +76,8 @@ def _weights(node: fx.Node, state: State) -> tuple[str, Tensor, Tensor | None] |
 
 
 def _hyper(values: Any, rank: int) -> tuple[int, ...]:
-    values = tuple(values) if isinstance(values, (tuple, list)) else (values,)
-    return values * rank if len(values) == 1 else values
+    sizes: tuple[int, ...] = tuple(values) if isinstance(values, (tuple, list)) else (values,)
+    return sizes * rank if len(sizes) == 1 else sizes
 
 
 def _conv(node: fx.Node, state: State) -> Built | None:
@@ -145,7 +146,8 @@ def _embedding(node: fx.Node, state: State) -> Built | None:
     if weight is None or scale_by_frequency or sparse:
         return None
     padding = _argument(node, 2, "padding_idx", -1)
-    module = nn.Embedding(*weight[1].shape, padding_idx=None if padding < 0 else padding)
+    words, width = weight[1].shape
+    module = nn.Embedding(words, width, padding_idx=None if padding < 0 else padding)
     _fill(module, weight[1], None)
     return layer_path(weight[0]), module, ("embedding", padding)
 

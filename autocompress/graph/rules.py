@@ -56,9 +56,13 @@ def _spatial(ctx: Context, node: fx.Node) -> Any:
     """Pooling and resizing: batch and channels stay, the rest has no labels."""
     source: Any = node.args[0]
     labels = ctx.of(source)
-    kept = tuple(block for block in labels if set(block.dims) <= {0, 1})
+    first = len(ctx.shape(source)) - (1 if "1d" in str(node.target) else 2)
+    kept: Labels = ()
     for block in labels:
-        if block not in kept:
+        outside = [d for d in block.dims if d < first]
+        if outside:
+            kept = (*kept, *ctx.coupler.along(block, outside))
+        else:
             ctx.coupler.block(block.ids, where(node))
     return kept if "shape" in node.meta else tuple(kept for _ in node.meta["shapes"])
 
@@ -78,8 +82,16 @@ def _permute(ctx: Context, node: fx.Node) -> Labels:
         order[a], order[b] = order[b], order[a]
     elif name.startswith("aten.t."):
         order.reverse()
+    elif "movedim" in name:
+        sources, targets = (
+            [_dim(d, rank) for d in (dims if isinstance(dims, (list, tuple)) else [dims])]  # type: ignore[arg-type]
+            for dims in node.args[1:3]
+        )
+        rest = iter(d for d in range(rank) if d not in sources)
+        order = [sources[targets.index(d)] if d in targets else next(rest) for d in range(rank)]
     else:
-        order = [_dim(d, rank) for d in node.args[1]]  # type: ignore[union-attr]
+        given: Any = node.args[1]
+        order = [_dim(d, rank) for d in given]
     return ctx.coupler.permute(ctx.of(source), order)
 
 
@@ -108,7 +120,7 @@ def _drop_dim(ctx: Context, node: fx.Node, labels: Labels, dim: int) -> Labels:
             continue
         if dim in block.dims:
             axis = block.dims.index(dim)
-            block = Block(tuple(d for d in block.dims if d != dim), block.ids.take(0, axis=axis))
+            block = Block(tuple(d for d in block.dims if d != dim), np.take(block.ids, 0, axis=axis))
         result.append(Block(tuple(d - (d > dim) for d in block.dims), block.ids))
     return tuple(result)
 
@@ -132,7 +144,7 @@ def _slice(ctx: Context, node: fx.Node) -> Labels:
         return labels
     if args[3] != 1 or len(block.dims) > 1:
         ctx.coupler.block(block.ids, where(node))
-    return take(labels, dim, slice(args[1], args[2], args[3]))  # type: ignore[misc]
+    return take(labels, dim, slice(args[1], args[2], args[3]))
 
 
 def _split(ctx: Context, node: fx.Node) -> Any:
@@ -166,7 +178,9 @@ def _cat(ctx: Context, node: fx.Node) -> Labels:
         else:
             ids = block.ids
         pieces.append(ids)
-        others.append((tuple(1 if d == dim else s for d, s in enumerate(ctx.shape(part))), without(ctx.of(part), [dim])))
+        others.append(
+            (tuple(1 if d == dim else s for d, s in enumerate(ctx.shape(part))), without(ctx.of(part), [dim]))
+        )
     joined = Block((dim,), np.concatenate(pieces))
     out_shape = tuple(1 if d == dim else s for d, s in enumerate(ctx.shape(node)))
     return (joined, *ctx.coupler.elementwise(others, out_shape, where(node)))
@@ -210,7 +224,8 @@ def _matmul(ctx: Context, node: fx.Node) -> Labels:
     assert isinstance(right, fx.Node)
     shape_l, shape_r = ctx.shape(left), ctx.shape(right)
     if len(shape_l) < 2 or len(shape_r) < 2:
-        return _unknown(ctx, node)
+        _unknown(ctx, node)
+        return ()
     sides = [_batch_only(ctx, ctx.of(n), len(s)) for n, s in ((left, shape_l), (right, shape_r))]
     rows, inner_l = len(shape_l) - 2, len(shape_l) - 1
     inner_r, columns = len(shape_r) - 2, len(shape_r) - 1
@@ -247,12 +262,7 @@ def _batch_only(ctx: Context, labels: Labels, rank: int) -> Labels:
                 result.append(block)
             continue
         if len(batch) < len(block.dims):
-            axes = [block.dims.index(d) for d in batch]
-            moved = block.ids.transpose([*axes, *[i for i in range(block.ids.ndim) if i not in axes]])
-            flat = moved.reshape(*[block.ids.shape[i] for i in axes], -1)
-            for row in flat.reshape(-1, flat.shape[-1]):
-                ctx.coupler.tie(row)
-            result.extend(ctx.coupler.make(batch, flat[..., 0]))
+            result.extend(ctx.coupler.along(block, batch))
         else:
             result.append(block)
     return tuple(result)
@@ -268,6 +278,25 @@ def _along(ctx: Context, node: fx.Node) -> Labels:
     return ctx.of(source)
 
 
+def _reverse(ctx: Context, node: fx.Node) -> Labels:
+    """Flips and rolls: the dimensions they move along may not be cut."""
+    source: Any = node.args[0]
+    dims: Any = node.args[-1]
+    for dim in dims:
+        block = block_on(ctx.of(source), _dim(dim, len(ctx.shape(source))))
+        if block is not None:
+            ctx.coupler.block(block.ids, where(node))
+    return ctx.of(source)
+
+
+def _extreme(ctx: Context, node: fx.Node) -> Any:
+    """`max` and `min`: of two tensors, or over one dimension (values and places), or over everything."""
+    if "shapes" not in node.meta:
+        return _elementwise(ctx, node) if len(node.all_input_nodes) > 1 else _reduce(ctx, node)
+    labels = _reduce(ctx, node)
+    return tuple(labels for _ in node.meta["shapes"])
+
+
 def _reduce(ctx: Context, node: fx.Node) -> Labels:
     source: Any = node.args[0]
     rank = len(ctx.shape(source))
@@ -278,7 +307,8 @@ def _reduce(ctx: Context, node: fx.Node) -> Labels:
         if gone & set(block.dims):
             ctx.coupler.block(block.ids, where(node))
     labels = without(ctx.of(source), gone)
-    if len(ctx.shape(node)) == rank:
+    shape = node.meta["shapes"][0] if "shapes" in node.meta else ctx.shape(node)
+    if len(shape) == rank:
         return labels
     return tuple(Block(tuple(d - sum(g < d for g in gone) for d in block.dims), block.ids) for block in labels)
 
@@ -301,7 +331,8 @@ def _group_norm(ctx: Context, node: fx.Node) -> Labels:
     channels = ctx.shape(source)[1]
     block = block_on(ctx.of(source), 1)
     if block is None or len(block.dims) > 1:
-        return _unknown(ctx, node)
+        _unknown(ctx, node)
+        return ()
     for arg in node.args[2:4]:
         for weight in ctx.of(arg):
             ctx.coupler.unify(block.ids, weight.ids)
@@ -344,21 +375,31 @@ def _unknown(ctx: Context, node: fx.Node) -> Any:
     return () if "shapes" not in node.meta else tuple(() for _ in node.meta["shapes"])
 
 
-_UNARY = """relu relu6 gelu silu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu celu mish softplus exp log
-log1p sqrt rsqrt neg abs clamp clamp_min clamp_max clone contiguous to _to_copy detach alias lift_fresh_copy erf sin cos
-reciprocal round floor ceil sign logical_not bitwise_not zeros_like ones_like full_like square logit""".split()
-_NARY = """add sub rsub mul div maximum minimum where pow eq ne gt ge lt le logical_and logical_or masked_fill lerp
-addcmul addcdiv type_as""".split()
-_SPATIAL = """max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d
-max_pool2d_with_indices upsample_nearest1d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_linear1d
-_upsample_nearest_exact2d""".split()
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_UNARY = _words("""
+relu relu6 gelu silu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu celu mish softplus exp log
+log1p sqrt rsqrt neg abs clamp clamp_min clamp_max clone contiguous type_as to _to_copy detach alias lift_fresh_copy
+erf sin cos reciprocal round floor ceil sign logical_not bitwise_not zeros_like ones_like full_like square logit
+""")
+_NARY = _words("""
+add sub rsub mul div maximum minimum where pow eq ne gt ge lt le logical_and logical_or masked_fill lerp addcmul
+addcdiv
+""")
+_SPATIAL = _words("""
+max_pool1d max_pool2d avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d
+max_pool2d_with_indices upsample_nearest1d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
+upsample_linear1d _upsample_nearest_exact2d
+""")
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_UNARY, _same),
     **dict.fromkeys(_NARY, _elementwise),
     **dict.fromkeys(_SPATIAL, _spatial),
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze"), _reshape),
-    **dict.fromkeys(("permute", "transpose", "t", "numpy_T"), _permute),
+    **dict.fromkeys(("permute", "transpose", "t", "numpy_T", "movedim"), _permute),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "cumsum"), _along),
     **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std", "prod", "norm", "linalg_vector_norm"), _reduce),
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
@@ -366,6 +407,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("instance_norm", "prelu"), _per_channel),
     **dict.fromkeys(FACTORY_SHAPE_ARGUMENT, _factory),
+    **dict.fromkeys(("flip", "roll"), _reverse),
+    **dict.fromkeys(("max", "min"), _extreme),
     "expand": _expand,
     "select": _select,
     "unbind": _unbind,

@@ -46,7 +46,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModul
     was_training = model.training
     model.eval()
     try:
-        _check_forward(model, pair)
+        expected = _check_forward(model, pair)
         program = _export(model, pair)
     finally:
         model.train(was_training)
@@ -56,17 +56,31 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModul
     if attention or batch:
         tidy(lifted)
         record_shapes(lifted, pair)
+    _check_agreement(lifted, pair, expected)
     return lifted
 
 
-def _check_forward(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _check_forward(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     try:
         with torch.no_grad():
-            model(*inputs)
+            return model(*(x.clone() for x in inputs))
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError) as error:
         shapes = ", ".join(str(list(x.shape)) for x in inputs)
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"the model's forward fails on the example inputs ({shapes}): {first}") from error
+
+
+def _check_agreement(lifted: fx.GraphModule, inputs: tuple[Tensor, ...], expected: Any) -> None:
+    """Refuses what would be lifted wrongly: changes in place that are seen through a view, random numbers."""
+    with torch.no_grad():
+        found = lifted(*inputs)
+    pairs = [(found, expected)] if isinstance(expected, Tensor) else zip(found, expected, strict=True)
+    for ours, theirs in pairs:
+        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4, equal_nan=True):
+            raise UnsupportedError(
+                "the lifted graph does not compute what the model does; supported: forwards that give the same outputs "
+                "every time and change no tensor in place through a view of it"
+            )
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
@@ -80,13 +94,12 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
         except Exception as error:  # noqa: BLE001  # torch.export raises anything the user's forward may raise
             text = str(error).strip().splitlines()
             problems.append(f"{how}: {type(error).__name__}: {text[0] if text else ''}")
-    raise UnsupportedError("the model cannot be turned into a graph with a free batch size (" + "; ".join(problems) + ")")
+    raise UnsupportedError(
+        "the model cannot be turned into a graph with a free batch size (" + "; ".join(problems) + ")"
+    )
 
 
 def _lift(program: ExportedProgram) -> fx.GraphModule:
-    if program.graph_signature.buffers_to_mutate:
-        name = next(iter(program.graph_signature.buffers_to_mutate.values()))
-        raise UnsupportedError(f"the forward changes the buffer {name!r} in evaluation mode; such state is not supported")
     lifter = _Lifter(program)
     for node in program.graph.nodes:
         lifter.visit(node)
@@ -138,7 +151,7 @@ class _Lifter:
                 target = str(spec.target)
                 trainable = spec.kind == InputKind.PARAMETER
                 self.state[spec.arg.name] = (target, values[target].detach().clone(), trainable)
-        self.readers = {name: 0 for name in self.state}
+        self.readers = dict.fromkeys(self.state, 0)
         for node in program.graph.nodes:
             for used in node.all_input_nodes:
                 if used.name in self.readers:
@@ -160,8 +173,12 @@ class _Lifter:
             lifted = self._copy(node)
         self.env[node] = lifted
         if target.startswith("aten.") and target.split(".")[1].endswith("_") and not target.startswith("aten.__"):
+            changed: Any = node.args[0]
+            if changed.name in self.state:
+                path = self.state[changed.name][0]
+                raise UnsupportedError(f"the forward changes the buffer {path!r} in evaluation mode; not supported")
             # An in-place call changes its first argument: whoever reads that one later reads the result.
-            self.env[node.args[0]] = lifted  # type: ignore[index]
+            self.env[changed] = lifted
 
     def _outputs(self, node: fx.Node) -> Any:
         flat = [self._value(arg) for arg in node.args[0]]  # type: ignore[union-attr]
@@ -170,9 +187,8 @@ class _Lifter:
             return flat[0]
         if spec.type in (tuple, list) and all(child.is_leaf() for child in spec.children()):
             return tuple(flat)
-        raise UnsupportedError(
-            f"the model returns a {getattr(spec.type, '__name__', spec.type)}; supported: a tensor or a tuple of tensors"
-        )
+        kind = getattr(spec.type, "__name__", spec.type)
+        raise UnsupportedError(f"the model returns a {kind}; supported: a tensor or a tuple of tensors")
 
     def _value(self, arg: Any) -> Any:
         return fx.node.map_arg(arg, self._node)

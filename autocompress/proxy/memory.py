@@ -54,10 +54,14 @@ def _source(node: fx.Node, stored: set[fx.Node]) -> fx.Node:
 
 def _bytes(module: fx.GraphModule, node: fx.Node, precision: str, batch: int) -> int:
     if "shape" not in node.meta:
-        return sum(math.prod(shape) for shape in node.meta.get("shapes", ())) // batch * BYTES_PER_ELEMENT[precision]
+        total: int = sum(math.prod(shape) for shape in node.meta.get("shapes", ()))
+        return total // batch * BYTES_PER_ELEMENT[precision]
     rounded = [user for user in node.users if is_quantizer(module, user)]
-    quantizer = node if is_quantizer(module, node) else rounded[0] if rounded and len(node.users) == len(rounded) else None
+    quantizer = rounded[0] if rounded and len(node.users) == len(rounded) else None
+    if is_quantizer(module, node):
+        quantizer = node
     size = BYTES_PER_ELEMENT[precision]
     if quantizer is not None and int(module.get_submodule(str(quantizer.target)).bits) == 8:  # type: ignore[arg-type]
         size = 1
-    return math.prod(node.meta["shape"]) // batch * size
+    elements: int = math.prod(node.meta["shape"])
+    return elements // batch * size

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 
 from autocompress.core.kernel import Kernel
+from autocompress.core.shipped import cache_folder
 from autocompress.core.strict_yaml import Place
 from autocompress.errors import InputError
 from autocompress.targets.fit import TERM_NAMES, Array, design, ranges_of, solve, spread_of
@@ -53,10 +54,9 @@ def local_laws() -> Mapping[str, Law]:
 
 
 def cache_path() -> Path:
-    """Where the laws are kept: one file per CPU model and ONNX Runtime version, under `AUTOCOMPRESS_CACHE` if set."""
-    folder = os.environ.get("AUTOCOMPRESS_CACHE") or Path.home() / ".cache" / "autocompress"
+    """Where the laws are kept: one file per CPU model and ONNX Runtime version in the cache folder."""
     what = f"{cpu_model()}|{onnxruntime.__version__}|{VERSION}"
-    return Path(folder) / f"latency-{hashlib.sha256(what.encode()).hexdigest()[:12]}.json"
+    return cache_folder() / f"latency-{hashlib.sha256(what.encode()).hexdigest()[:12]}.json"
 
 
 def cpu_model() -> str:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from autocompress.core.shipped import cache_folder
 from autocompress.errors import InputError
 from autocompress.tasks.builtin.images import Shift
 from autocompress.tasks.builtin.resnet import ResNet, resnet20
@@ -21,7 +22,6 @@ from autocompress.tasks.data import Split
 from autocompress.tasks.task import Task
 from autocompress.tasks.weights import load_state_dict
 
-CACHE_VARIABLE = "AUTOCOMPRESS_CACHE"
 _MEAN, _STD = 0.305, 0.376
 _AUGMENT = Shift(3, fill=-_MEAN / _STD)
 _EPOCHS, _BATCH, _RATE = 8, 32, 0.1
@@ -50,12 +50,6 @@ def build(seed: int = 0, epochs: int = _EPOCHS) -> Task:
             "three are for training, one for validation and one for test.",
         ),
     )
-
-
-def cache_folder() -> Path:
-    """Where trained models are kept: `AUTOCOMPRESS_CACHE`, or `autocompress` in the user's cache folder."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named) if named else Path.home() / ".cache" / "autocompress"
 
 
 def _splits() -> tuple[Split, Split, Split]:

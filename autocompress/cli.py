@@ -1,0 +1,270 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from autocompress.errors import AutoCompressError, InputError
+
+# Optional dashboards of dependencies must not write keys into the user's home.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+app = typer.Typer(
+    name="autocompress",
+    help="One search over channels, bits, rank and architecture, for a real device, ending in verified files.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+space_app = typer.Typer(help="Look at a search space.", no_args_is_help=True)
+targets_app = typer.Typer(help="Look at the devices.", no_args_is_help=True)
+app.add_typer(space_app, name="space")
+app.add_typer(targets_app, name="targets")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+TaskName = Annotated[str, typer.Option("--task", help="Built-in name, file.py:function or package.module:function.")]
+TargetName = Annotated[str, typer.Option("--target", help="Shipped name or path of a profile.")]
+SpaceName = Annotated[str, typer.Option("--space", help="Shipped name or path of a YAML or Python file.")]
+Constraints = Annotated[
+    list[str] | None,
+    typer.Option("--constraint", help='E.g. "latency<=20ms", "size<=30%", "accuracy>=-1.0"; may be repeated.'),
+]
+RunPath = Annotated[Path, typer.Argument(help="Run folder.")]
+
+
+def main() -> None:
+    """Runs the command line; mistakes of the user end in one line and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except AutoCompressError as error:
+        text = " ".join(str(error).split())
+        print(f"autocompress: {text}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _print(data: Any, as_json: bool, table: Table | str) -> None:
+    if as_json:
+        print(json.dumps(data, indent=2, sort_keys=True, default=str))
+    else:
+        Console().print(table, highlight=False)
+
+
+@app.command()
+def search(
+    budget: Annotated[str, typer.Option(help="Trials (50) or time (30m, 2h).")] = "50",
+    target: TargetName = "jetson-nano",
+    task: TaskName = "digits",
+    space: SpaceName = "joint",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder; must be new.")] = None,
+    objectives: Annotated[
+        str, typer.Option(help="Metrics to improve, with commas.")
+    ] = "accuracy,size_bytes,latency_ms",
+    constraint: Constraints = None,
+    controller: Annotated[str, typer.Option(help="tpe, random, nsga2 or nsga3.")] = "tpe",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same plans.")] = 0,
+    precision: Annotated[str | None, typer.Option(help="What unquantized layers run in.")] = None,
+    short_steps: Annotated[int, typer.Option(help="Optimiser steps of a trial.")] = 60,
+    final_epochs: Annotated[float, typer.Option(help="Epochs of training for each point of the front.")] = 2.0,
+    final_points: Annotated[int, typer.Option(help="Points of the front to train and export.")] = 8,
+    calibration_samples: Annotated[int, typer.Option(help="Samples for statistics and ranges.")] = 512,
+    validation_samples: Annotated[
+        int | None, typer.Option(help="Samples a trial is judged on; all by default.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    storage: Annotated[str | None, typer.Option(help="Any URL that Optuna takes.")] = None,
+    json_: Json = False,
+) -> None:
+    """Search a space for a task on a target; leaves a folder of verified files and a report."""
+    from autocompress import config as wiring
+
+    config = wiring.SearchConfig(
+        task=task,
+        target=target,
+        space=space,
+        budget=budget,
+        objectives=tuple(name.strip() for name in objectives.split(",")),
+        constraints=tuple(constraint or ()),
+        controller=controller,
+        seed=seed,
+        precision=precision,
+        short_steps=short_steps,
+        final_epochs=final_epochs,
+        final_points=final_points,
+        calibration_samples=calibration_samples,
+        validation_samples=validation_samples,
+        device=device,
+        storage=storage,
+    )
+    with wiring.terminal(config) as listener:
+        run = wiring.search(
+            task, target=target, space=space, budget=budget, output=output,
+            objectives=config.objectives, constraints=config.constraints, config=config, listener=listener,
+        )  # fmt: skip
+    _finish(run, json_)
+
+
+@app.command()
+def resume(
+    run: RunPath,
+    budget: Annotated[str | None, typer.Option(help="A new total (80) or more on top (+30).")] = None,
+    json_: Json = False,
+) -> None:
+    """Go on with a run that was interrupted, or extend one."""
+    from autocompress import config as wiring
+    from autocompress.run.folder import Run
+
+    config = wiring.read_config(Run.open(run))
+    with wiring.terminal(config) as listener:
+        result = wiring.resume(run, budget, listener)
+    _finish(result, json_)
+
+
+def _finish(run: Any, as_json: bool) -> None:
+    from autocompress.run.show import front_table
+
+    front = run.front
+    _print({"run": str(run.path), **front}, as_json, front_table(front))
+    if not as_json:
+        Console().print(f"artifacts: {run.path / 'artifacts'}\nreport:    {run.path / 'report.html'}", highlight=False)
+
+
+@app.command()
+def status(run: RunPath, json_: Json = False) -> None:
+    """How far a run is; works while it runs."""
+    from autocompress.run.folder import Run
+    from autocompress.run.show import status_of, status_table
+
+    data = status_of(Run.open(run))
+    _print(data, json_, status_table(data))
+
+
+@app.command()
+def report(
+    run: RunPath,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write; report.html in the run.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Draw the report of a run again."""
+    from autocompress.emit.report import render_report
+    from autocompress.emit.report_data import load_report_data
+    from autocompress.run.folder import REPORT, REPORT_DATA, Run
+
+    opened = Run.open(run)
+    source = opened.path / REPORT_DATA
+    if not source.is_file():
+        raise InputError(f"{run} has no {REPORT_DATA} yet; finish it with `autocompress resume {run}`")
+    path = output or opened.path / REPORT
+    path.write_text(render_report(load_report_data(source)), encoding="utf-8")
+    _print({"report": str(path)}, json_, f"report: {path}")
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="Run folder, artifact folder or ONNX file.")],
+    output: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
+    point: Annotated[str | None, typer.Option(help="Which artifact of a run.")] = None,
+    plain: Annotated[bool, typer.Option(help="Plain weights, for runtimes that fold nothing (TensorRT 8).")] = False,
+    json_: Json = False,
+) -> None:
+    """Copy an artifact's ONNX file, or write it with plain instead of packed weights."""
+    from autocompress.run.show import export_file
+
+    data = export_file(source, output, point, plain)
+    _print(data, json_, f"{data['output']}: {data['size_bytes']:,} bytes")
+
+
+@app.command()
+def verify(
+    source: Annotated[Path, typer.Argument(help="Run folder, artifact folder or the ONNX file in one.")],
+    json_: Json = False,
+) -> None:
+    """Check files against their manifests and against the PyTorch model, in ONNX Runtime."""
+    from autocompress.run.show import verify_artifacts, verify_table
+
+    rows = verify_artifacts(source)
+    _print(rows, json_, verify_table(rows))
+    if not all(row["passed"] for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def estimate(
+    target: TargetName = "jetson-nano",
+    task: TaskName = "digits",
+    plan: Annotated[Path | None, typer.Option(help="A plan.yaml; the dense model without.")] = None,
+    precision: Annotated[str | None, typer.Option(help="What unquantized layers run in.")] = None,
+    json_: Json = False,
+) -> None:
+    """Predict size, latency, MACs and memory of a model or a plan, without running it."""
+    from autocompress import config as wiring
+    from autocompress.run.show import estimate_table
+
+    data = wiring.estimate(task, target, plan, precision)
+    _print(data, json_, estimate_table(data))
+
+
+@space_app.command("show")
+def space_show(
+    space: Annotated[str, typer.Argument(help="Shipped name or path of a YAML or Python file.")] = "joint",
+    task: TaskName = "digits",
+    target: TargetName = "jetson-nano",
+    constraint: Constraints = None,
+    json_: Json = False,
+) -> None:
+    """Decisions, number of plans, and what the space reaches for a task and target."""
+    from autocompress import config as wiring
+    from autocompress.run.show import space_table
+
+    config = wiring.SearchConfig(task=task, target=target, space=space, constraints=tuple(constraint or ()))
+    data = wiring.describe_space(wiring.wire(config))
+    _print(data, json_, space_table(data))
+    if not all(check["can_be_met"] for check in data["constraints"]):
+        raise typer.Exit(1)
+
+
+@targets_app.command("list")
+def targets_list(json_: Json = False) -> None:
+    """The devices that are shipped."""
+    from autocompress.targets.profile import list_targets
+
+    table = Table("target", "device", "runtime", "precision")
+    rows = []
+    for profile in list_targets():
+        runtime = f"{profile.runtime} {profile.runtime_version}"
+        rows.append({"name": profile.name, "title": profile.title, "runtime": runtime, "opset": profile.opset})
+        table.add_row(profile.name, profile.title, runtime, profile.default_precision)
+    _print(rows, json_, table)
+
+
+@targets_app.command("show")
+def targets_show(name: Annotated[str, typer.Argument(help="Shipped name or path.")], json_: Json = False) -> None:
+    """What is known of a device, with its sources and how well its law predicts."""
+    from dataclasses import asdict
+
+    from autocompress.targets.describe import describe
+    from autocompress.targets.profile import load_target
+
+    target = load_target(name)
+    _print(asdict(target.profile), json_, describe(target))
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """What this installation has: versions, threads, devices, data folder."""
+    from autocompress import config as wiring
+
+    data = wiring.doctor()
+    table = Table("what", "value")
+    for name, value in data.items():
+        table.add_row(name, str(value))
+    _print(data, json_, table)

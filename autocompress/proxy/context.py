@@ -1,0 +1,128 @@
+"""What every evaluation of a run shares: the task, the target, and what is computed once of the dense model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.compress.calibrate import Statistics, batch_statistics
+from autocompress.core.plan import Plan
+from autocompress.emit.onnx_export import export_onnx, payload_bytes
+from autocompress.graph.info import Traced, runnable_resolutions, trace_model
+from autocompress.targets.profile import Target
+from autocompress.tasks.task import Task
+
+_Architecture = tuple[float, tuple[tuple[str, object], ...]]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work each fidelity is given.
+
+    Attributes:
+        short_steps: Optimiser steps of a trial.
+        calibration_samples: Samples for statistics and ranges.
+        validation_samples: Samples a trial is judged on; None takes all of the validation split.
+        temperature: Of distillation; distill_weight: share of the teacher in the loss.
+    """
+
+    short_steps: int = 60
+    calibration_samples: int = 512
+    validation_samples: int | None = None
+    temperature: float = 4.0
+    distill_weight: float = 0.7
+
+
+@dataclass(eq=False)
+class Context:
+    """A task on a target; the dense model is traced once per architecture.
+
+    Attributes:
+        precision: What unquantized layers run in on the target.
+        device: Where fine-tuning runs.
+        shares: Shares of the input side that the space would like to try.
+    """
+
+    task: Task
+    target: Target
+    precision: str
+    effort: Effort
+    seed: int = 0
+    device: str = "cpu"
+    shares: tuple[float, ...] = (1.0,)
+    _traced: dict[_Architecture, Traced] = field(default_factory=dict, repr=False)
+    _statistics: dict[_Architecture, Statistics] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def resolutions(self) -> tuple[float, ...]:
+        """The shares of the input side at which the model runs."""
+        return runnable_resolutions(self.task.model, self.task.example_inputs, self.shares)
+
+    @property
+    def dense(self) -> Traced:
+        """The model as the user trained it."""
+        return self.traced(Plan())
+
+    def traced(self, plan: Plan) -> Traced:
+        """The lifted model that a plan starts from: at its resolution, from the user's builder if it chooses so."""
+        student = plan.student
+        key = (student.resolution, tuple(student.choices))
+        if key not in self._traced:
+            self._traced[key] = trace_model(
+                self._source(plan),
+                self.task.example_inputs,
+                resolutions=self.resolutions,
+                student_choices=self.task.student_choices,
+                resolution=student.resolution,
+            )
+        return self._traced[key]
+
+    def _source(self, plan: Plan) -> nn.Module:
+        if not plan.student.choices:
+            return self.task.model
+        assert self.task.student is not None
+        torch.manual_seed(self.seed)
+        return self.task.student(**dict(plan.student.choices))
+
+    def statistics(self, plan: Plan) -> Statistics:
+        """BatchNorm inputs of the architecture before compression, on the calibration batch."""
+        key = (plan.student.resolution, tuple(plan.student.choices))
+        if key not in self._statistics:
+            self._statistics[key] = batch_statistics(self.traced(plan).module, self.calibration)
+        return self._statistics[key]
+
+    @cached_property
+    def calibration(self) -> tuple[Tensor, ...]:
+        """One batch of calibration inputs."""
+        samples = min(self.effort.calibration_samples, len(self.task.calibration))
+        inputs, _ = next(self.task.calibration.batches(samples))
+        return inputs
+
+    @cached_property
+    def gradients(self) -> Mapping[str, Tensor]:
+        """Gradients of the task's loss on the calibration samples, by parameter path of the dense model."""
+        module = self.dense.module
+        module.zero_grad()
+        samples = min(self.effort.calibration_samples, len(self.task.calibration))
+        inputs, targets = next(self.task.calibration.batches(samples))
+        self.task.loss(module(*inputs), targets).backward()  # type: ignore[no-untyped-call]
+        found = {name: p.grad.detach().clone() for name, p in module.named_parameters() if p.grad is not None}
+        module.zero_grad()
+        return found
+
+    @cached_property
+    def overhead_bytes_per_node(self) -> float:
+        """What one graph node takes in a file besides weights, from an export of the dense model."""
+        module = self.dense.module
+        with TemporaryDirectory() as folder:
+            exported = export_onnx(
+                module, self.dense.inputs, Path(folder) / "dense.onnx", opset=self.target.profile.opset
+            )
+        rest = exported.size_bytes - payload_bytes(module)
+        return max(0.0, rest / len(module.graph.nodes))

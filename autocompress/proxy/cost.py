@@ -1,0 +1,53 @@
+"""What a plan costs, from tables alone: bytes, MACs, memory and latency of the model it would give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from autocompress.compress.apply import compress
+from autocompress.compress.quantize import activation_quantizers
+from autocompress.core.metric import Metric
+from autocompress.core.plan import Plan
+from autocompress.core.target import LatencyEstimate
+from autocompress.emit.onnx_export import payload_bytes
+from autocompress.graph.info import total_macs
+from autocompress.graph.kernels import kernels
+from autocompress.proxy.context import Context
+from autocompress.proxy.memory import peak_activation_bytes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Metrics that need no data, and the latency kernel by kernel."""
+
+    metrics: dict[str, Metric]
+    latency: LatencyEstimate
+
+
+def cost_of_plan(plan: Plan, context: Context) -> Cost:
+    """The cost of a plan without training or calibrating anything."""
+    compressed = compress(context.traced(plan), plan, weights=False)
+    return cost_of_model(compressed.module, context)
+
+
+def cost_of_model(module: fx.GraphModule, context: Context) -> Cost:
+    """The cost of a compressed model; bytes are predicted from what packing takes."""
+    latency = context.target.estimate_kernels(kernels(module), context.precision)
+    nodes = len(module.graph.nodes) - len(activation_quantizers(module))
+    size = round(payload_bytes(module) + nodes * context.overhead_bytes_per_node)
+    precision = context.target.profile.runs_as(context.precision)
+    metrics = {
+        "size_bytes": Metric(size, round(size * 0.97), round(size * 1.03), "analytic", "bytes"),
+        "latency_ms": Metric(latency.ms, latency.low_ms, latency.high_ms, latency.origin, "ms"),
+        "macs": Metric.exact(total_macs(module), "macs", "table"),
+        "peak_memory_bytes": Metric.exact(peak_activation_bytes(module, precision), "bytes", "analytic"),
+        "params": Metric.exact(_params(module), "count", "table"),
+    }
+    return Cost(metrics, latency)
+
+
+def _params(module: fx.GraphModule) -> int:
+    """Weights and biases, without the scales of quantizers."""
+    return sum(p.numel() for name, p in module.named_parameters() if not name.endswith(".scale"))

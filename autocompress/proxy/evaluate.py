@@ -1,0 +1,133 @@
+"""One plan evaluated at one fidelity: applied, calibrated, trained, measured."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, fx
+
+from autocompress.compress.apply import Compressed, compress
+from autocompress.compress.calibrate import calibrate
+from autocompress.core.metric import Metric
+from autocompress.core.plan import Plan
+from autocompress.core.target import LatencyEstimate
+from autocompress.emit.onnx_export import export_onnx
+from autocompress.proxy.context import Context
+from autocompress.proxy.cost import cost_of_model
+from autocompress.proxy.finetune import Training, finetune
+from autocompress.targets.measure import measure_onnx
+from autocompress.tasks.evaluate import evaluate_metric
+
+MEASURING_ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known of a plan after one evaluation.
+
+    Attributes:
+        metrics: By name, each with its origin.
+        module: The model the numbers are of.
+        seconds: Wall time by phase: apply, train, evaluate, measure.
+        notes: What the plan asked for and did not get.
+    """
+
+    plan: Plan
+    fidelity: str
+    metrics: Mapping[str, Metric]
+    latency: LatencyEstimate
+    module: fx.GraphModule
+    seconds: Mapping[str, float]
+    notes: tuple[str, ...]
+
+
+def evaluate(
+    plan: Plan,
+    fidelity: str,
+    context: Context,
+    *,
+    steps: int | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Evaluation:
+    """Applies, calibrates and trains a plan and measures it on the validation split.
+
+    The same plan, fidelity and seed give the same numbers, whenever and wherever it runs on one kind of machine.
+
+    Args:
+        plan: Of the space of the run.
+        fidelity: `untrained`, `short` or `full`.
+        context: What the run shares.
+        steps: Optimiser steps; by default those of the fidelity.
+        start: Trained weights of this very plan to go on from.
+        progress: Called with step and loss.
+
+    Raises:
+        RunError: training diverged or the metric is not finite.
+    """
+    clock = [time.perf_counter()]
+    compressed = realise(plan, context)
+    if start is not None:
+        compressed.module.load_state_dict(dict(start))
+    clock.append(time.perf_counter())
+    steps = steps if steps is not None else 0 if fidelity == "untrained" else context.effort.short_steps
+    if not plan.is_dense:
+        finetune(compressed.module, context.dense.module, context.task, _training(plan, context, steps), progress)
+    clock.append(time.perf_counter())
+    split = context.task.validation
+    if context.effort.validation_samples is not None:
+        split = split.head(context.effort.validation_samples)
+    value = evaluate_metric(compressed.module, context.task, split)
+    clock.append(time.perf_counter())
+    cost = cost_of_model(compressed.module, context)
+    metrics = {"accuracy": Metric.exact(value, context.task.metric_unit), **cost.metrics}
+    if context.target.profile.measured and fidelity != "untrained":
+        metrics.update(measured_on_file(compressed.module, context))
+    clock.append(time.perf_counter())
+    phases = ("apply", "train", "evaluate", "measure")
+    seconds = {name: clock[i + 1] - clock[i] for i, name in enumerate(phases)}
+    return Evaluation(plan, fidelity, metrics, cost.latency, compressed.module, seconds, compressed.notes)
+
+
+def realise(plan: Plan, context: Context) -> Compressed:
+    """The compressed and calibrated model of a plan, before any training."""
+    torch.manual_seed(_seed(plan, context))
+    traced = context.traced(plan)
+    gradients = context.gradients if any(op.criterion == "taylor" for _, op in plan.groups) else None
+    compressed = compress(traced, plan, gradients=gradients, seed=context.seed)
+    if not plan.is_dense:
+        statistics = context.statistics(plan)
+        calibrate(compressed.module, context.calibration, statistics, traced.coupling, compressed.removed)
+    return compressed
+
+
+def measured_on_file(module: fx.GraphModule, context: Context) -> dict[str, Metric]:
+    """Bytes and latency of the exported file on this machine, at batch 1 and one thread."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        exported = export_onnx(module, context.dense.inputs, path, opset=context.target.profile.opset)
+        size = Metric.exact(exported.size_bytes, "bytes")
+        return {"size_bytes": size, "latency_ms": latency_of_file(path, exported.input_names, context)}
+
+
+def latency_of_file(path: Path, input_names: tuple[str, ...], context: Context) -> Metric:
+    """Median latency of a file on this machine with the 10th and 90th percentile as its interval."""
+    feeds = {name: x[:1].numpy() for name, x in zip(input_names, context.dense.inputs, strict=True)}
+    measured = measure_onnx(path, feeds, MEASURING_ROUNDS)
+    low, high = min(measured.p10_ms, measured.p50_ms), max(measured.p90_ms, measured.p50_ms)
+    return Metric(measured.p50_ms, low, high, "measured", "ms")
+
+
+def _training(plan: Plan, context: Context, steps: int) -> Training:
+    effort = context.effort
+    return Training(steps, effort.temperature, effort.distill_weight, _seed(plan, context), context.device)
+
+
+def _seed(plan: Plan, context: Context) -> int:
+    return zlib.crc32(f"{context.seed}/{plan.digest}".encode())

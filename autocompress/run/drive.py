@@ -1,0 +1,197 @@
+"""One run from its first trial to its report."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from autocompress.core.constraint import Budget, Constraint
+from autocompress.core.metric import Metric
+from autocompress.core.plan import Plan
+from autocompress.core.space import Space
+from autocompress.emit.report import render_report
+from autocompress.emit.report_data import save_report_data
+from autocompress.errors import InputError
+from autocompress.proxy.context import Context
+from autocompress.run.finish import Point, emit_point, final_front, write_front
+from autocompress.run.folder import ARTIFACTS, CHECKPOINTS, FRONT, LOGS, REPORT, REPORT_DATA
+from autocompress.run.reach import dense_cost, least_costs
+from autocompress.run.report_input import report_input
+from autocompress.run.study import Study
+from autocompress.run.trials import Listener, Trials, checkpoint_path, load_weights, refused_by, run_trials
+from autocompress.search.controllers import make_controller
+from autocompress.search.record import Objective, Record, front_of
+from autocompress.search.select import spread
+from autocompress.tasks.evaluate import evaluate_metric
+
+LOG = logging.getLogger("autocompress")
+LEAST_FINAL_STEPS = 300
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a driver needs to know beside the objects it drives.
+
+    Attributes:
+        command: What to type to start the same search.
+        notes: What was changed in the space for the target, a sentence each.
+    """
+
+    task: str
+    space_name: str
+    controller: str
+    seed: int
+    final_epochs: float
+    final_points: int
+    storage: str | None
+    command: str
+    versions: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+class Driver:
+    """Runs trials, trains and exports the front, writes the report."""
+
+    def __init__(
+        self,
+        folder: Path,
+        context: Context,
+        space: Space,
+        objectives: Sequence[Objective],
+        constraints: Sequence[Constraint],
+        settings: Settings,
+        listener: Listener,
+    ) -> None:
+        """Prepares a run; nothing is written yet."""
+        self.folder = folder
+        self.context = context
+        self.space = space
+        self.objectives = tuple(objectives)
+        self.constraints = tuple(constraints)
+        self.settings = settings
+        self.listener = listener
+
+    def check_constraints(self) -> None:
+        """Refuses constraints that no plan can meet, with the best value there is.
+
+        Raises:
+            InputError: by the tables, a constraint is out of reach.
+        """
+        if not self.constraints:
+            return
+        dense, least = dense_cost(self.context, self.space), least_costs(self.space, self.context)
+        for constraint in self.constraints:
+            if constraint.metric in least and constraint.violation(least, dense) > 0:
+                best, limit = least[constraint.metric], constraint.limit(dense)
+                raise InputError(
+                    f"constraint {constraint.text!r} cannot be met in space {self.space.name!r}: the best reachable "
+                    f"{constraint.metric} is {best.value:,.4g} {best.unit}, the limit {limit:,.4g}"
+                )
+
+    def run(self, budget: Budget) -> None:
+        """Everything from the first trial to the report; Ctrl-C ends the trials and the front so far is emitted."""
+        started = time.time()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _logging(self.folder / LOGS / "run.log"):
+            study = Study(self.folder, self.space, self.objectives, self.settings.storage)
+            dense = self._dense_metrics()
+            self.listener.say(f"searching {self.space.size:.2g} plans; the run is in {self.folder}")
+            ended = run_trials(self._trials(study, dense), budget)
+            records = study.records()
+            epochs = self.settings.final_epochs if ended else 0.0
+            if not ended:
+                self.listener.say("interrupted: the front so far is exported without further training")
+            baseline, points = self._emit(records, dense, epochs)
+            met = [p for p in points if refused_by(p.metrics, self.constraints, baseline.metrics) is None]
+            front = final_front(met, self.objectives)
+            write_front(self.folder / FRONT, self.objectives, baseline, front)
+            data = report_input(self, records, baseline, front, points, started)
+            save_report_data(self.folder / REPORT_DATA, data)
+            (self.folder / REPORT).write_text(render_report(data), encoding="utf-8")
+
+    def _dense_metrics(self) -> dict[str, Metric]:
+        task = self.context.task
+        accuracy = evaluate_metric(self.context.dense.module, task, task.validation)
+        return {"accuracy": Metric.exact(accuracy, task.metric_unit), **dense_cost(self.context, self.space)}
+
+    def _trials(self, study: Study, dense: Mapping[str, Metric]) -> Trials:
+        uniform = [(label, self.space.encode(plan)) for label, plan in self.space.uniform_plans()]
+        return Trials(
+            study=study,
+            space=self.space,
+            controller=make_controller(self.settings.controller, self.space, self.objectives, self.settings.seed),
+            context=self.context,
+            constraints=self.constraints,
+            baselines=((DENSE, self.space.dense_vector), *uniform),
+            dense=dense,
+            checkpoints=self.folder / CHECKPOINTS,
+            listener=self.listener,
+        )
+
+    def _emit(self, records: Sequence[Record], dense: Mapping[str, Metric], epochs: float) -> tuple[Point, list[Point]]:
+        """The dense artifact and those of the chosen points."""
+        artifacts = self.folder / ARTIFACTS
+        self.listener.say("exporting the dense model")
+        baseline = emit_point(Plan(), 0, DENSE, self.context, artifacts / DENSE, steps=0, start=None, dense=None)
+        plain = [record for record in records if not self.space.decode(record.vector).is_dense]
+        front = front_of(plain, self.objectives, "short")
+        met = [record for record in front if record.error is None] or front
+        chosen = spread(met, self.objectives, dense, self.settings.final_points)
+        steps = self.final_steps(epochs)
+        points = []
+        for index, record in enumerate(chosen):
+            name = f"point {index + 1} of {len(chosen)} (trial {record.number})"
+            self.listener.say(f"{name}: training {steps} steps, exporting, verifying")
+            point = self._emit_record(record, artifacts / f"t{record.number:03d}", steps, baseline, name)
+            if point is not None:
+                points.append(point)
+        return baseline, points
+
+    def _emit_record(self, record: Record, folder: Path, steps: int, baseline: Point, name: str) -> Point | None:
+        def show(step: int, _: float) -> None:
+            self.listener.step(name, step, steps)
+
+        try:
+            return emit_point(
+                self.space.decode(record.vector),
+                record.number,
+                record.label,
+                self.context,
+                folder,
+                steps=steps,
+                start=load_weights(checkpoint_path(self.folder / CHECKPOINTS, record.number)),
+                dense=baseline.metrics,
+                progress=show,
+            )
+        except Exception as error:  # one artifact that cannot be made must not cost the others
+            LOG.exception("trial %d gave no artifact", record.number)
+            self.listener.say(f"{name}: FAILED, no artifact: {type(error).__name__}: {str(error).splitlines()[0]}")
+            return None
+
+    def final_steps(self, epochs: float) -> int:
+        """Optimiser steps of the final training: whole epochs, but not fewer than 300 on a small data set."""
+        if epochs <= 0:
+            return 0
+        per_epoch = math.ceil(len(self.context.task.train) / self.context.task.batch_size)
+        return max(LEAST_FINAL_STEPS, round(epochs * per_epoch))
+
+
+@contextmanager
+def _logging(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,218 @@
+"""From a front of trials to verified files: final training, export, verification, measurement on the file."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from autocompress.core.metric import Metric
+from autocompress.core.pareto import non_dominated
+from autocompress.core.plan import Plan
+from autocompress.core.target import LatencyEstimate
+from autocompress.emit.artifact import write_artifact, write_manifest
+from autocompress.emit.report_data import LayerRow
+from autocompress.emit.verify import Verification, open_session, verify
+from autocompress.errors import RunError
+from autocompress.proxy.context import Context
+from autocompress.proxy.evaluate import Evaluation, evaluate, latency_of_file
+from autocompress.run.layer_table import layer_rows
+from autocompress.search.record import Objective, losses
+from autocompress.tasks.evaluate import evaluate_metric
+
+LOG = logging.getLogger("autocompress")
+VERIFIED_SAMPLES = 512
+
+
+@dataclass(frozen=True)
+class Point:
+    """An artifact with what was measured on its file.
+
+    Attributes:
+        id: Name of its folder under `artifacts/`.
+        metrics: `accuracy` on the test split and `size_bytes` are those of the file.
+        validation: The task's metric of the file on the validation split.
+        reason: Why it failed verification, or None.
+    """
+
+    id: str
+    trial: int
+    label: str
+    fidelity: str
+    plan: Plan
+    metrics: Mapping[str, Metric]
+    validation: float
+    layers: tuple[LayerRow, ...]
+    files: Mapping[str, int]
+    agreement: Mapping[str, float]
+    latency: LatencyEstimate | None
+    reason: str | None
+    notes: tuple[str, ...]
+
+
+def emit_point(
+    plan: Plan,
+    trial: int,
+    label: str,
+    context: Context,
+    folder: Path,
+    *,
+    steps: int,
+    start: Mapping[str, Tensor] | None,
+    dense: Mapping[str, Metric] | None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Point:
+    """Trains a plan to the end, writes its artifact and measures the written file.
+
+    Args:
+        plan: Of the trial.
+        trial: Its number.
+        label: Its name in tables.
+        context: What the run shares.
+        folder: `artifacts/<id>`; made anew.
+        steps: Optimiser steps of the final training.
+        start: The weights the trial ended with.
+        dense: Metrics of the dense artifact, for the manifest; None while that one is made.
+        progress: Called with step and loss.
+    """
+    result = evaluate(plan, "full" if steps else "short", context, steps=steps, start=start, progress=progress)
+    profile = context.target.profile
+    written = write_artifact(folder, result.module, plan, context.dense.inputs, opset=profile.opset)
+    path = folder / "model.onnx"
+    verification = verify(path, result.module, _batches(context))
+    metrics, validation = _measured(path, result, context, written.input_names)
+    latency = None if profile.measured else result.latency
+    rows = layer_rows(context.dense, plan, result.module, result.latency)
+    fidelity = "full" if steps or plan.is_dense else "short"
+    point = Point(
+        id=folder.name,
+        trial=trial,
+        label=label,
+        fidelity=fidelity,
+        plan=plan,
+        metrics=metrics,
+        validation=validation,
+        layers=rows,
+        files=dict(written.files),
+        agreement=_agreement(verification),
+        latency=latency,
+        reason=None if verification.passed else verification.reason,
+        notes=result.notes,
+    )
+    _write_manifest(folder, point, verification, context, dense or metrics)
+    files = {child.name: child.stat().st_size for child in sorted(folder.iterdir())}
+    return replace(point, files=files)
+
+
+def _batches(context: Context) -> list[tuple[Tensor, ...]]:
+    split = context.task.validation.head(VERIFIED_SAMPLES)
+    return [inputs for inputs, _ in split.batches(128)]
+
+
+def _measured(
+    path: Path, result: Evaluation, context: Context, input_names: tuple[str, ...]
+) -> tuple[dict[str, Metric], float]:
+    """Metrics with those that a file can tell measured on the file, and the metric on the validation split."""
+    session = open_session(path, threads=max(1, torch.get_num_threads()))
+    names = [entry.name for entry in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> Any:
+        outputs = session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
+        tensors = tuple(torch.from_numpy(output) for output in outputs)
+        return tensors[0] if len(tensors) == 1 else tensors
+
+    task = context.task
+    validation = evaluate_metric(run, task, task.validation)
+    test = evaluate_metric(run, task, task.test)
+    metrics = dict(result.metrics)
+    metrics["accuracy"] = Metric.exact(test, task.metric_unit)
+    metrics["size_bytes"] = Metric.exact(path.stat().st_size, "bytes")
+    if context.target.profile.measured:
+        metrics["latency_ms"] = latency_of_file(path, input_names, context)
+    return metrics, validation
+
+
+def _agreement(verification: Verification) -> dict[str, float]:
+    found = verification.agreement
+    result = {
+        "max_abs_error": found.max_abs_error,
+        "relative_error": found.relative_error,
+        "cosine": found.cosine,
+    }
+    if found.top1_agreement is not None:
+        result["top1_agreement"] = found.top1_agreement
+    return result
+
+
+def _write_manifest(
+    folder: Path, point: Point, verification: Verification, context: Context, dense: Mapping[str, Metric]
+) -> None:
+    task = context.task
+    write_manifest(
+        folder,
+        dense_metrics=dense,
+        metrics=point.metrics,
+        agreement=verification.agreement,
+        target=context.target.profile,
+        runtime_version=f"onnxruntime {onnxruntime.__version__}",
+        opset=context.target.profile.opset,
+        layers=[vars(row) for row in point.layers],
+        extra={
+            "id": point.id,
+            "trial": point.trial,
+            "label": point.label,
+            "fidelity": point.fidelity,
+            "precision": context.precision,
+            "verified": point.reason is None,
+            "reason": point.reason,
+            "task": task.name,
+            "metric": {"name": task.metric_name, "unit": task.metric_unit, "validation": point.validation},
+            "data_digest": task.data_digest,
+            "model_digest": task.model_digest,
+            "notes": list(point.notes),
+        },
+    )
+
+
+def point_to_dict(point: Point) -> dict[str, Any]:
+    """The entry of a point in `front.json`."""
+    return {
+        "id": point.id,
+        "trial": point.trial,
+        "fidelity": point.fidelity,
+        "metrics": {name: metric.to_dict() for name, metric in point.metrics.items()},
+        "plan": point.plan.to_dict(),
+    }
+
+
+def final_front(points: Sequence[Point], objectives: Sequence[Objective]) -> list[Point]:
+    """The verified points that no other verified one dominates, smallest loss of the first objective first.
+
+    Raises:
+        RunError: points of different fidelities.
+    """
+    good = [point for point in points if point.reason is None]
+    if len({point.fidelity for point in good}) > 1:
+        raise RunError("points of different fidelities cannot share a front")
+    kept = non_dominated([losses(objectives, point.metrics) for point in good])
+    front = [good[index] for index in kept]
+    return sorted(front, key=lambda point: losses(objectives, point.metrics)[0])
+
+
+def write_front(path: Path, objectives: Sequence[Objective], baseline: Point, front: Sequence[Point]) -> None:
+    """Writes `front.json`, complete or not at all."""
+    data = {
+        "objectives": [objective.name for objective in objectives],
+        "baseline": point_to_dict(baseline),
+        "points": [point_to_dict(point) for point in front],
+    }
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
+    part.replace(path)

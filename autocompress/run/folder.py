@@ -1,0 +1,82 @@
+"""A run on disk, as others read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autocompress.errors import InputError
+
+CONFIG = "run.yaml"
+FRONT = "front.json"
+REPORT = "report.html"
+REPORT_DATA = "report.json"
+ARTIFACTS = "artifacts"
+CHECKPOINTS = "checkpoints"
+LOGS = "logs"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One search on disk.
+
+    Attributes:
+        config: What `run.yaml` says, every default spelled out.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+
+    @staticmethod
+    def open(path: str | Path) -> Run:
+        """Opens a run folder.
+
+        Raises:
+            InputError: it is not one.
+        """
+        folder = Path(path)
+        file = folder / CONFIG
+        if not file.is_file():
+            raise InputError(f"{folder} is not a run: it has no {CONFIG}; name a folder that `search` wrote")
+        try:
+            config = yaml.safe_load(file.read_text())
+        except yaml.YAMLError as error:
+            raise InputError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+        if not isinstance(config, dict) or "search" not in config:
+            raise InputError(f"{file} has no section 'search'; it is not the file that `search` wrote")
+        return Run(folder, config)
+
+    @property
+    def front(self) -> Mapping[str, Any]:
+        """The content of `front.json`.
+
+        Raises:
+            InputError: the search has not come that far.
+        """
+        file = self.path / FRONT
+        if not file.is_file():
+            raise InputError(f"{self.path} has no {FRONT} yet; finish it with `autocompress resume {self.path}`")
+        data: Mapping[str, Any] = json.loads(file.read_text())
+        return data
+
+    @property
+    def points(self) -> list[Mapping[str, Any]]:
+        """The points of the final front."""
+        return list(self.front["points"])
+
+    def artifact(self, point_id: str) -> Path:
+        """The folder of an artifact.
+
+        Raises:
+            InputError: the run has no such artifact.
+        """
+        folder = self.path / ARTIFACTS
+        names = sorted(child.name for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
+        if point_id not in names:
+            raise InputError(f"run {self.path} has no artifact {point_id!r}; it has: {', '.join(names) or 'none'}")
+        return folder / point_id

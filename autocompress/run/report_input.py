@@ -1,0 +1,142 @@
+"""What the report shows, gathered from a run that has just ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from scipy.stats import spearmanr
+
+from autocompress.core.plan import Student
+from autocompress.emit.report_data import PointRow, ReportData, TaskInfo, TrialRow
+from autocompress.run.finish import Point
+from autocompress.search.record import Record, front_of
+
+if TYPE_CHECKING:
+    from autocompress.run.drive import Driver
+
+_CORRELATED = 4
+
+
+def report_input(
+    driver: Driver,
+    records: Sequence[Record],
+    baseline: Point,
+    front: Sequence[Point],
+    points: Sequence[Point],
+    started: float,
+) -> ReportData:
+    """The report of a run.
+
+    Args:
+        driver: Of the run.
+        records: Every trial.
+        baseline: The dense artifact.
+        front: The final front.
+        points: Every artifact that was made, the failed ones too.
+        started: When the run began, seconds since the epoch.
+    """
+    context, settings = driver.context, driver.settings
+    task = context.task
+    on_front = {record.number for record in front_of(records, driver.objectives, "short")}
+    uniform = [r for r in records if r.state == "complete" and r.label not in ("search", "dense")]
+    return ReportData(
+        title=f"{task.name} on {context.target.profile.title}",
+        command=settings.command,
+        task=TaskInfo(task.name, task.metric_name, task.metric_unit, task.higher_is_better, _splits(driver)),
+        target=context.target.profile,
+        precision=context.precision,
+        seed=settings.seed,
+        versions=dict(settings.versions),
+        started=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        wall_seconds=time.time() - started,
+        objectives=tuple(objective.name for objective in driver.objectives),
+        constraints=tuple(constraint.text for constraint in driver.constraints),
+        space=driver.space.name,
+        decisions=len(driver.space.decisions),
+        plans=driver.space.size,
+        baselines=(_point_row(baseline), *(_uniform_row(record) for record in uniform)),
+        points=tuple(_point_row(point) for point in front),
+        failed=tuple(_point_row(point) for point in points if point.reason is not None),
+        trials=tuple(_trial_row(record, record.number in on_front) for record in records),
+        untouched=_untouched(driver),
+        latency={point.id: point.latency for point in (baseline, *front)},
+        fidelity_correlations=_correlations(records, points),
+    )
+
+
+def _splits(driver: Driver) -> tuple[str, ...]:
+    task = driver.context.task
+    sizes = (
+        f"Training and calibration: {len(task.train):,} samples; the search looked at {len(task.validation):,} "
+        f"validation samples; the final table is measured on {len(task.test):,} test samples, once, on the files."
+    )
+    return (sizes, *task.notes, *driver.settings.notes)
+
+
+def _point_row(point: Point) -> PointRow:
+    return PointRow(
+        id=point.id,
+        trial=point.trial,
+        label=point.label,
+        fidelity=point.fidelity,
+        metrics=dict(point.metrics),
+        layers=point.layers,
+        student=student_words(point.plan.student),
+        files=dict(point.files),
+        agreement=dict(point.agreement),
+        reason=point.reason,
+    )
+
+
+def _uniform_row(record: Record) -> PointRow:
+    return PointRow(f"trial-{record.number}", record.number, record.label, record.fidelity, dict(record.metrics))
+
+
+def student_words(student: Student) -> str:
+    """The architecture choices in words; empty where there are none."""
+    words = []
+    if student.drop:
+        words.append("without " + ", ".join(student.drop))
+    if student.resolution < 1.0:
+        words.append(f"input side at {student.resolution:.0%}")
+    words += [f"{name} = {value}" for name, value in student.choices]
+    return "; ".join(words)
+
+
+def _trial_row(record: Record, on_front: bool) -> TrialRow:
+    return TrialRow(
+        number=record.number,
+        label=record.label,
+        state=record.state if record.state != "running" else "failed",
+        fidelity=record.fidelity,
+        metrics=dict(record.metrics),
+        seconds=sum(record.seconds.values()),
+        error=record.error if record.state != "running" else "interrupted",
+        on_front=on_front,
+    )
+
+
+def _untouched(driver: Driver) -> tuple[tuple[str, str], ...]:
+    """Layers and groups that no decision of the space concerns, with the reason."""
+    info = driver.context.dense.info
+    decided = {decision.target for decision in driver.space.decisions}
+    rows = [(layer.name, layer.frozen_reason) for layer in info.layers if layer.frozen_reason is not None]
+    rows += [(f"channels of {group.name}", group.blocked_by) for group in info.groups if group.blocked_by is not None]
+    rows += [
+        (layer.name, "no rule of the space names it")
+        for layer in info.layers
+        if layer.frozen_reason is None and layer.name not in decided
+    ]
+    return tuple((name, str(why)) for name, why in rows)
+
+
+def _correlations(records: Sequence[Record], points: Sequence[Point]) -> dict[str, float] | None:
+    """Rank correlation between what trials promised and what the final models reached on the same split."""
+    promised = {record.number: record.metrics["accuracy"].value for record in records if "accuracy" in record.metrics}
+    pairs = [(promised[point.trial], point.validation) for point in points if point.trial in promised]
+    if len(pairs) < _CORRELATED or len({a for a, _ in pairs}) < 2 or len({b for _, b in pairs}) < 2:
+        return None
+    return {"short to full": float(spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic)}

@@ -1,0 +1,118 @@
+"""The study on disk: every trial in an Optuna storage, written by one driver."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from autocompress.core.metric import Metric
+from autocompress.core.space import Space, Vector
+from autocompress.errors import InputError
+from autocompress.search.controllers import distributions
+from autocompress.search.record import Objective, Record
+
+JOURNAL = "study.journal"
+NAME = "autocompress"
+
+
+class Study:
+    """Trials of one run; the truth that everything else is rebuilt from."""
+
+    def __init__(self, folder: Path, space: Space, objectives: Sequence[Objective], storage: str | None = None) -> None:
+        """Opens or creates the study of a run.
+
+        Args:
+            folder: The run folder; holds the journal unless `storage` is given.
+            space: Decides the parameters of a trial.
+            objectives: Decide its values.
+            storage: Any URL that Optuna takes, or None.
+
+        Raises:
+            InputError: the journal is of another space.
+        """
+        self.space = space
+        self.objectives = tuple(objectives)
+        self._distributions = distributions(space)
+        backend: BaseStorage | str = storage or JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        self._study = optuna.create_study(
+            study_name=NAME if storage is None else f"{NAME}-{folder.resolve().name}",
+            storage=backend,
+            directions=["maximize" if objective.maximised else "minimize" for objective in self.objectives],
+            load_if_exists=True,
+        )
+
+    def records(self) -> list[Record]:
+        """Every trial that was started, in order."""
+        trials = self._study.get_trials(deepcopy=False)
+        started = [trial for trial in trials if trial.state != TrialState.WAITING]
+        return [self._record(trial) for trial in started if "replaced_by" not in trial.user_attrs]
+
+    def start(self, vector: Vector, label: str) -> int:
+        """Writes a new running trial and returns its number."""
+        params = dict(zip(self._distributions, vector, strict=True))
+        self._study.enqueue_trial(params, user_attrs={"label": label})
+        trial = self._study.ask(self._distributions)
+        return int(trial.number)
+
+    def finish(self, record: Record) -> None:
+        """Writes the results of a trial that `start` began."""
+        storage, trial_id = self._storage_of(record.number)
+        for key, value in (
+            ("state", record.state),
+            ("fidelity", record.fidelity),
+            ("metrics", {name: metric.to_dict() for name, metric in record.metrics.items()}),
+            ("seconds", dict(record.seconds)),
+            ("error", record.error),
+            ("notes", list(record.notes)),
+        ):
+            storage.set_trial_user_attr(trial_id, key, json.loads(json.dumps(value)))
+        if record.state == "complete":
+            values = [metrics.value for metrics in (record.metrics[o.name] for o in self.objectives)]
+            self._study.tell(record.number, values)
+        else:
+            self._study.tell(record.number, state=TrialState.FAIL)
+
+    def requeue_lost(self) -> list[tuple[int, Vector, str]]:
+        """Closes the trials that a dead driver left running; returns their numbers, plans and labels, to run again."""
+        lost = []
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state == TrialState.RUNNING:
+                storage, trial_id = self._storage_of(trial.number)
+                storage.set_trial_user_attr(trial_id, "replaced_by", "a new trial of the same plan")
+                self._study.tell(trial.number, state=TrialState.FAIL)
+                lost.append((trial.number, self._vector(trial), str(trial.user_attrs.get("label", ""))))
+        return lost
+
+    def _storage_of(self, number: int) -> tuple[BaseStorage, int]:
+        storage: BaseStorage = self._study._storage
+        return storage, self._study.get_trials(deepcopy=False)[number]._trial_id
+
+    def _vector(self, trial: FrozenTrial) -> Vector:
+        if set(trial.params) != set(self._distributions):
+            raise InputError(
+                f"trial {trial.number} of the study decides {len(trial.params)} things and space "
+                f"{self.space.name!r} {len(self._distributions)}; resume with the space the run was started with"
+            )
+        return tuple(int(trial.params[name]) for name in self._distributions)
+
+    def _record(self, trial: FrozenTrial) -> Record:
+        attributes: Mapping[str, Any] = trial.user_attrs
+        metrics = {name: Metric.from_dict(data) for name, data in attributes.get("metrics", {}).items()}
+        return Record(
+            number=trial.number,
+            label=str(attributes.get("label", "")),
+            vector=self._vector(trial),
+            state=str(attributes.get("state", "running")),
+            fidelity=str(attributes.get("fidelity", "short")),
+            metrics=metrics,
+            seconds=dict(attributes.get("seconds", {})),
+            error=attributes.get("error"),
+            notes=tuple(attributes.get("notes", ())),
+        )

@@ -1,0 +1,61 @@
+"""One trial as a controller and a report see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from autocompress.core.metric import Metric
+from autocompress.core.pareto import non_dominated
+from autocompress.core.space import Vector
+
+STATES = ("running", "complete", "infeasible", "failed")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A trial with its results.
+
+    Attributes:
+        label: Name of a baseline, or what asked for the plan.
+        vector: The plan as option indices of the space.
+        state: One of `STATES`; `infeasible` means that the tables refused it and it was never trained.
+        metrics: What was measured; from tables alone where infeasible, empty where failed.
+        seconds: Wall time by phase.
+        error: Why it is infeasible or failed.
+    """
+
+    number: int
+    label: str
+    vector: Vector
+    state: str
+    fidelity: str
+    metrics: Mapping[str, Metric]
+    seconds: Mapping[str, float]
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric to improve; `maximised` says which way is better."""
+
+    name: str
+    maximised: bool
+
+    def loss(self, metrics: Mapping[str, Metric]) -> float:
+        """The value, turned so that less is better."""
+        value = metrics[self.name].value
+        return -value if self.maximised else value
+
+
+def losses(objectives: Sequence[Objective], metrics: Mapping[str, Metric]) -> tuple[float, ...]:
+    """All objectives of one model, less is better."""
+    return tuple(objective.loss(metrics) for objective in objectives)
+
+
+def front_of(records: Sequence[Record], objectives: Sequence[Objective], fidelity: str) -> list[Record]:
+    """The complete records of one fidelity that no other one dominates; fidelities never mix."""
+    candidates = [record for record in records if record.state == "complete" and record.fidelity == fidelity]
+    kept = non_dominated([losses(objectives, record.metrics) for record in candidates])
+    return [candidates[index] for index in kept]

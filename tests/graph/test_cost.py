@@ -1,0 +1,181 @@
+"""MACs, kernels and blocks."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from autocompress.core.kernel import Kernel
+from autocompress.graph.blocks import drop_block
+from autocompress.graph.couple import NORM_MODULES
+from autocompress.graph.info import total_macs, trace_model
+from autocompress.graph.kernels import kernels, steps
+from autocompress.graph.trace import record_shapes, tidy
+from tests.graph.published import ALL, batch_like, net
+from tests.graph.traced import traced
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_macs_agree_with_the_counter_of_torch(name: str) -> None:
+    result = traced(name)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        result.module(*result.inputs)
+    assert result.info.macs * 2 * 2 == counter.get_total_flops(), "two operations each, a batch of two"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ALL)
+def test_layer_macs_agree_with_fvcore(name: str) -> None:
+    fvcore = pytest.importorskip("fvcore.nn")
+    model, inputs = net(name)
+    if name in ("text_encoder", "vision_transformer"):
+        # The fast path of torch's encoder hides its layers from fvcore.
+        model = traced(name).module
+        inputs = traced(name).inputs
+    analysis = fvcore.FlopCountAnalysis(model, inputs).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    found = analysis.by_operator()
+    layers = {layer.op: 0 for layer in traced(name).info.layers}
+    for layer in traced(name).info.layers:
+        layers[layer.op] += layer.macs
+    convs = sum(macs for op, macs in layers.items() if op.startswith("conv"))
+    batch = len(inputs[0])
+    assert convs * batch == found.get("conv", 0)
+    if name not in ("sequence_first",):
+        # There torch's own attention reads the packed weights of three projections one by one.
+        assert layers.get("linear", 0) * batch == found.get("linear", 0) + found.get("addmm", 0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_kernels_cover_every_node_once(name: str) -> None:
+    module = traced(name).module
+    covered = [node for step in steps(module) for node in step.nodes]
+    assert len(covered) == len(set(covered))
+    # What no kernel covers moves no data: inputs, weights, the output, views, parts of a split, dropout.
+    free = {
+        "size",
+        "view",
+        "reshape",
+        "flatten",
+        "unsqueeze",
+        "squeeze",
+        "expand",
+        "select",
+        "unbind",
+        "split",
+        "chunk",
+    }
+    free |= {
+        "getitem",
+        "contiguous",
+        "type_as",
+        "unflatten",
+        "add",
+        "mul",
+        "floordiv",
+        "sym_size",
+        "clone",
+        "_unsafe_view",
+    }
+    for node in module.graph.nodes:
+        if node in covered or node.op in ("placeholder", "get_attr", "output"):
+            continue
+        if node.op == "call_module":
+            assert isinstance(module.get_submodule(node.target), nn.Dropout), node
+            continue
+        base = getattr(node.target, "__name__", str(node.target)).split(".")[0]
+        assert base in free, node
+        assert base not in ("add", "mul", "floordiv") or "shape" not in node.meta, node
+    assert sum(step.kernel.macs for step in steps(module)) == total_macs(module)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_kernel_of_these_nets_is_unknown(name: str) -> None:
+    unknown = [kernel.aten for kernel in kernels(traced(name).module) if kernel.op == "other"]
+    assert unknown == []
+
+
+def _kernels(name: str) -> dict[str, Kernel]:
+    return {kernel.layer: kernel for kernel in kernels(traced(name).module)}
+
+
+def test_convolutions_take_norm_activation_and_addition() -> None:
+    found = _kernels("resnet20")
+    assert found["layer1.0.conv1"].fused == ("batch_norm", "relu")
+    assert found["layer1.0.conv2"].fused == ("batch_norm", "add", "relu")
+    assert found["layer1.0.conv2"].in_shapes == ((16, 32, 32), (16, 32, 32))
+    assert found["linear"].fused == ()
+    # 19 convolutions, the linear layer, a pool; a strided slice and a pad for each of two shortcuts.
+    assert sorted(kernel.op for kernel in found.values()) == sorted(
+        ["conv2d"] * 19 + ["linear", "global_pool"] + ["copy"] * (len(found) - 21)
+    )
+
+
+def test_batch_norm_alone_is_a_kernel() -> None:
+    assert [kernel.fused for kernel in kernels(traced("densenet").module) if kernel.op == "norm"][:1] == [()]
+
+
+def test_attention_is_two_products_and_a_softmax() -> None:
+    ops = [kernel.op for kernel in kernels(traced("timm_transformer").module)]
+    assert (ops.count("matmul"), ops.count("softmax")) == (2, 1)
+    products = [kernel.macs for kernel in kernels(traced("timm_transformer").module) if kernel.op == "matmul"]
+    assert products == [3 * 17 * 17 * 8] * 2
+
+
+class Unknown(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft2(self.first(x)).real + F.relu(x.sum())
+
+
+def test_an_unknown_operator_is_called_other() -> None:
+    result = trace_model(Unknown().eval(), (torch.randn(1, 3, 8, 8),))
+    found = [kernel.aten for kernel in kernels(result.module) if kernel.op == "other"]
+    assert "fft_fft2" in found
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if traced(n).blocks])
+def test_every_block_can_be_dropped(name: str) -> None:
+    result = traced(name)
+    for block in result.blocks:
+        module = copy.deepcopy(result.module)
+        drop_block(module, block)
+        tidy(module)
+        record_shapes(module, result.inputs)
+        inputs = batch_like(result.inputs, 3)
+        with torch.no_grad():
+            assert module(*inputs).shape == result.module(*inputs).shape
+        assert total_macs(module) < result.info.macs
+        left = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
+        assert not left & set(block.layers), block.name
+
+
+def test_a_dropped_block_is_one_whose_branch_is_zero() -> None:
+    result = traced("resnet20")
+    assert [block.name for block in result.blocks] == [f"layer{i}.{j}" for i in (1, 2, 3) for j in range(3)]
+    for block in result.blocks:
+        dropped, zeroed = copy.deepcopy(result.module), copy.deepcopy(result.module)
+        drop_block(dropped, block)
+        tidy(dropped)
+        norm = zeroed.get_submodule(f"{block.name}.bn2")
+        assert isinstance(norm, NORM_MODULES)
+        nn.init.zeros_(norm.weight)
+        nn.init.zeros_(norm.bias)
+        with torch.no_grad():
+            torch.testing.assert_close(dropped(*result.inputs), zeroed(*result.inputs))
+
+
+def test_blocks_whose_layers_serve_elsewhere_are_not_offered() -> None:
+    assert traced("attend").blocks == (), "its two pools share their layers"
+    assert traced("densenet").blocks == ()
+
+
+def test_shapes_are_recorded_on_every_tensor() -> None:
+    module: fx.GraphModule = traced("attention").module
+    for node in module.graph.nodes:
+        assert node.op == "output" or {"shape", "shapes", "int"} & set(node.meta), node
