@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 
 from autocompress.compress.importance import Gradients, class_scores
-from autocompress.compress.lowrank import factorise
+from autocompress.compress.lowrank import FACTORISED_OPS, factorise
 from autocompress.compress.quantize import insert_activation_quantizers, quantize_weight
 from autocompress.compress.sparsify import sparsify
 from autocompress.core.plan import LowRank, Plan, Quantize, Sparsify
@@ -120,11 +120,16 @@ def _check_names(traced: Traced, plan: Plan) -> None:
         if groups[name].blocked_by is not None:
             raise PlanError(f"group {name!r} cannot be pruned: {groups[name].blocked_by}")
     layers = {layer.name: layer for layer in info.layers}
-    for name, _ in plan.layers:
+    for name, ops in plan.layers:
         if name not in layers:
             raise PlanError(f"plan names the layer {name!r}, which the model does not have; {nearest(name, layers)}")
         if layers[name].frozen_reason is not None:
             raise PlanError(f"layer {name!r} cannot be compressed: {layers[name].frozen_reason}")
+        if layers[name].op not in FACTORISED_OPS and any(isinstance(op, LowRank) for op in ops):
+            raise PlanError(
+                f"layer {name!r} is of kind {layers[name].op}, which lowrank does not factorise; "
+                f"allowed: {', '.join(FACTORISED_OPS)}"
+            )
 
 
 def _present(module: nn.Module, plan: Plan) -> list[str]:
@@ -143,7 +148,9 @@ def _factorise(module: fx.GraphModule, plan: Plan, weights: bool) -> tuple[dict[
                 if paths:
                     factors[name] = paths
                 else:
-                    notes.append(f"{name}: not factorised, the factors would not be smaller than the layer")
+                    grouped = int(getattr(module.get_submodule(name), "groups", 1)) > 1
+                    why = "its convolution has groups" if grouped else "the factors would not be smaller than the layer"
+                    notes.append(f"{name}: not factorised, {why}")
     return factors, notes
 
 

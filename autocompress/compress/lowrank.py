@@ -19,6 +19,8 @@ from autocompress.core.ranks import factor_ranks, factor_weights, method_for
 from autocompress.graph.layers import layer_op
 from autocompress.graph.lift import attach
 
+FACTORISED_OPS = ("linear", "conv1d", "conv2d")
+
 
 def factorise(module: fx.GraphModule, path: str, op: LowRank, weights: bool = True) -> tuple[str, ...]:
     """Replaces one layer by its factors, in place.

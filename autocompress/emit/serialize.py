@@ -50,7 +50,7 @@ def _is_float(value: Any) -> bool:
 
 
 def _is_ints(value: Any) -> bool:
-    return type(value) is list and len(value) <= 64 and all(map(_is_int, value))
+    return isinstance(value, list | tuple) and len(value) <= 64 and all(map(_is_int, value))
 
 
 def _is_argument(value: Any) -> bool:
@@ -77,7 +77,7 @@ _KINDS: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
 # What is known of the value of a node, by key: what JSON may hold, and what it stands for.
 _META: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
     "shape": (_is_ints, tuple),
-    "shapes": (lambda value: type(value) is list and all(map(_is_ints, value)), lambda value: tuple(map(tuple, value))),
+    "shapes": (lambda v: type(v) in (list, tuple) and all(map(_is_ints, v)), lambda v: tuple(map(tuple, v))),
     "int": (_is_int, int),
     "dtype": (lambda value: isinstance(_CONSTANTS.get(str(value)), torch.dtype), _CONSTANTS.get),
 }

@@ -25,6 +25,8 @@ _ASSERTIONS = (
     "aten.sym_constrain_range_for_size.default",
     "aten.sym_constrain_range.default",
 )
+# How export writes the end of a slice that has none.
+_ENDLESS = 2**62
 _ALLOWED_PYTHON = {operator.add, operator.sub, operator.mul, operator.floordiv, operator.getitem}
 
 
@@ -52,8 +54,8 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModul
         model.train(was_training)
     lifted = _lift(program)
     record_shapes(lifted, pair)
-    attention, batch = decompose_attention(lifted), _free_the_batch(lifted)
-    if attention or batch:
+    changed = [change(lifted) for change in (decompose_attention, _free_the_batch, _drop_whole_slices)]
+    if any(changed):
         tidy(lifted)
         record_shapes(lifted, pair)
     _check_agreement(lifted, pair, expected)
@@ -124,6 +126,22 @@ def _free_the_batch(module: fx.GraphModule) -> bool:
             node.args = (node.args[0], sizes)
             changed = True
     return changed
+
+
+def _drop_whole_slices(module: fx.GraphModule) -> bool:
+    """Removes `x[:]`: of `x[:, :, ::2]` export makes three slices, two of which take everything."""
+    whole = []
+    for node in module.graph.nodes:
+        if str(node.target) == "aten.slice.Tensor":
+            given: list[Any] = list(node.args[2:])
+            start, stop, step = given + [None, None, 1][len(given) :]
+            endless = stop is None or (isinstance(stop, int) and stop >= _ENDLESS)
+            if start in (None, 0) and endless and step == 1:
+                whole.append(node)
+    for node in whole:
+        node.replace_all_uses_with(node.args[0])
+        module.graph.erase_node(node)
+    return bool(whole)
 
 
 def tidy(module: fx.GraphModule) -> None:

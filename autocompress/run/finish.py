@@ -84,7 +84,7 @@ def emit_point(
     """
     result = evaluate(plan, "full" if steps else "short", context, steps=steps, start=start, progress=progress)
     profile = context.target.profile
-    written = write_artifact(folder, result.module, plan, context.dense.inputs, opset=profile.opset)
+    written = write_artifact(folder, result.module, plan, context.dense.inputs, opset=profile.opset, half=False)
     path = folder / "model.onnx"
     verification = verify(path, result.module, _batches(context))
     metrics, validation = _measured(path, result, context, written.input_names)

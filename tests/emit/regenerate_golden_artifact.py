@@ -18,8 +18,8 @@ from autocompress.compress.apply import compress
 from autocompress.compress.quantize import activation_quantizers, weight_quantizer
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan, Quantize, Sparsify
-from autocompress.emit.artifact import MANIFEST_FILE, PROGRAM_FILE, write_artifact, write_manifest
-from autocompress.emit.verify import run_onnx, verify
+from autocompress.emit.artifact import PROGRAM_FILE, write_artifact, write_manifest
+from autocompress.emit.verify import verify
 from autocompress.graph.info import trace_model
 from autocompress.targets.profile import load_target
 
@@ -94,7 +94,6 @@ def main() -> None:
     )
     for path in sorted(FOLDER.iterdir()):
         print(path.name, path.stat().st_size)
-    print((FOLDER / MANIFEST_FILE).read_text()[:200], run_onnx(FOLDER / "model.onnx", [inputs])[0] - outputs)
 
 
 if __name__ == "__main__":

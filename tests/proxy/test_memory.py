@@ -16,7 +16,7 @@ from tests.graph.traced import traced
 
 
 def counted(module: fx.GraphModule, element_bytes: dict[fx.Node, int], default: int) -> int:
-    """The peak by brute force: at every kernel, all stored tensors that a later or this kernel reaches through views."""
+    """The peak by brute force: at every kernel, all tensors that this or a later kernel reaches through views."""
     order = steps(module)
     stored = [node for node in module.graph.nodes if node.op == "placeholder"] + [step.out for step in order]
     covered = {node: index for index, step in enumerate(order) for node in step.nodes}
