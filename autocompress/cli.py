@@ -14,7 +14,9 @@ from rich.table import Table
 
 from autocompress.errors import AutoCompressError, InputError
 
-# Optional dashboards of dependencies must not write keys into the user's home.
+# Threads that spin while they wait bring training to a halt as soon as another process wants the processor.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Ray must not write keys into the user's home.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 app = typer.Typer(

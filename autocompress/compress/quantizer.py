@@ -1,6 +1,7 @@
 """Fake quantization with one set of scales for training, storage and export.
 
-Rounding is trained through (straight-through estimator) and the step size is learned.
+Rounding is trained through (straight-through estimator); the step of weights is learned, that of activations stays
+where calibration put it, which makes a training step about a third shorter.
 
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference", eq. 1 and 12; Esser et al. 2020, "Learned Step Size Quantization", eq. 1-3 and section 2.2. Deviation: the
@@ -8,6 +9,8 @@ gradient of an affine scheme's zero point is not learned; it stays where calibra
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -113,7 +116,7 @@ class ActivationQuantizer(nn.Module):
         zero_point: `[1]`, an integer in `[0, 2 ** bits - 1]`.
     """
 
-    scale: nn.Parameter
+    scale: Tensor
     zero_point: Tensor
 
     def __init__(self, bits: int, range_method: str = "mse") -> None:
@@ -121,7 +124,7 @@ class ActivationQuantizer(nn.Module):
         self.bits = bits
         self.range_method = range_method
         self.observing = False
-        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("scale", torch.ones(1))
         self.register_buffer("zero_point", torch.zeros(1))
         self._samples: list[Tensor] = []
 
@@ -159,13 +162,25 @@ class ActivationQuantizer(nn.Module):
                 x.float(), self.scale.detach().clamp_min(1e-12), self.zero_point.int(), 0, self.levels
             )
             return on_grid.to(x.dtype)
-        scale = self.scale.clamp_min(1e-12)
-        share = 1.0 / float(max(1, x[0].numel()) * self.levels) ** 0.5
-        scale = scale.detach() + (scale - scale.detach()) * share
-        position = (x / scale + self.zero_point).clamp(0, self.levels)
-        code = position + (position.round() - position).detach()
-        rounded: Tensor = (code - self.zero_point) * scale
+        zero = float(self.zero_point)
+        rounded: Tensor = _RoundThrough.apply(x, float(self.scale), -zero, self.levels - zero)  # type: ignore[no-untyped-call]
         return rounded
+
+
+class _RoundThrough(torch.autograd.Function):
+    """Rounds to a grid in as few passes over memory as possible; gradients pass where nothing is clipped."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.limits = (low - 0.5) * scale, (high + 0.5) * scale
+        return (x / scale).round_().clamp_(low, high).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        low, high = ctx.limits
+        return gradients[0] * ((x >= low) & (x <= high)), None, None, None
 
 
 def calibrate_weight(weight: Tensor, op: Quantize, axis: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -194,6 +194,7 @@ def _trace(
 def _rewrite(traced: ModelProto, folded: FoldedModel, shapes: dict[str, tuple[int, ...]]) -> ModelProto:
     graph = traced.graph
     opset = next(entry.version for entry in traced.opset_import if not entry.domain)
+    _separate_tensors(graph)
     _fold_constants(graph, opset)
     parts = GraphParts()
     stored = {f"{name}.weight": weight for name, weight in folded.weights.items()}
@@ -234,6 +235,17 @@ def _rewrite(traced: ModelProto, folded: FoldedModel, shapes: dict[str, tuple[in
     _drop_unused(small)
     _shorten(small)
     return helper.make_model(small, opset_imports=[helper.make_opsetid("", opset)], ir_version=traced.ir_version)
+
+
+def _separate_tensors(graph: GraphProto) -> None:
+    """Gives every layer its own tensors again: the exporter shares equal ones, but they may be stored differently."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Identity" and node.input[0] in tensors]:
+        copied = TensorProto()
+        copied.CopyFrom(tensors[node.input[0]])
+        copied.name = node.output[0]
+        graph.initializer.append(copied)
+        graph.node.remove(node)
 
 
 def _place_tensors(parts: GraphParts, graph: GraphProto, stored: dict[str, StoredWeight]) -> dict[str, str]:

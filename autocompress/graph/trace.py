@@ -45,6 +45,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModul
         UnsupportedError: the model cannot be exported, or does something the lifted form has no word for.
     """
     pair = tuple(torch.cat([x[:1], x[:1]]) for x in example_inputs)
+    _check_precision(model)
     was_training = model.training
     model.eval()
     try:
@@ -60,6 +61,13 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModul
         record_shapes(lifted, pair)
     _check_agreement(lifted, pair, expected)
     return lifted
+
+
+def _check_precision(model: nn.Module) -> None:
+    wrong = next((n for n, p in model.named_parameters() if p.is_floating_point() and p.dtype != torch.float32), None)
+    if wrong is not None:
+        dtype = str(dict(model.named_parameters())[wrong].dtype).removeprefix("torch.")
+        raise InputError(f"parameter {wrong!r} is {dtype}; only float32 models can be compressed: call model.float()")
 
 
 def _check_forward(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:

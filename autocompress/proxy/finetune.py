@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from autocompress.compress.quantizer import ActivationQuantizer, WeightQuantizer
+from autocompress.compress.quantizer import WeightQuantizer
 from autocompress.errors import RunError
 from autocompress.graph.couple import NORM_MODULES
 from autocompress.tasks.task import Task
@@ -158,7 +158,7 @@ def _rate(step: int, steps: int) -> float:
 
 def _optimiser(model: nn.Module, rate: float) -> torch.optim.Optimizer:
     """Weights with decay; norms, biases and quantizer steps without."""
-    steps = [m.scale for m in model.modules() if isinstance(m, WeightQuantizer | ActivationQuantizer)]
+    steps = [m.scale for m in model.modules() if isinstance(m, WeightQuantizer)]
     names = {id(p) for p in steps}
     decayed = [p for p in model.parameters() if p.dim() > 1 and id(p) not in names]
     plain = [p for p in model.parameters() if p.dim() <= 1 and id(p) not in names]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
 from autocompress.core.kernel import DTYPES, Kernel
 from autocompress.core.shipped import shipped_dir
 from autocompress.core.target import KernelEstimate, LatencyEstimate, Profile
 from autocompress.errors import InputError, nearest
+from autocompress.graph.kernels import kernels
+from autocompress.graph.trace import record_shapes, trace
 from autocompress.targets.law import Law, Spread, family_of, kind_of, sizes_of
 from autocompress.targets.parse import Validation, read_profile
 
@@ -36,6 +43,31 @@ class Target:
     host_ms: Mapping[str, float] = field(default_factory=dict)
     validation: tuple[Validation, ...] = ()
     _known: dict[tuple[Any, ...], _Known] = field(default_factory=dict, repr=False, compare=False)
+
+    @staticmethod
+    def load(name_or_path: str | Path) -> Target:
+        """Reads a shipped target by name, or any by path; see `load_target`."""
+        return load_target(name_or_path)
+
+    def estimate(
+        self, model: nn.Module, example_inputs: tuple[Tensor, ...], precision: str | None = None
+    ) -> LatencyEstimate:
+        """Predicts the latency of a model at batch 1, kernel by kernel.
+
+        Args:
+            model: Any module that can be traced; a compressed one from `apply` too.
+            example_inputs: Batch first.
+            precision: What unquantized layers run in; None takes the target's own.
+
+        Raises:
+            InputError: the forward fails on the example inputs, or an unknown precision.
+        """
+        if isinstance(model, GraphModule):
+            module = copy.deepcopy(model)
+            record_shapes(module, tuple(torch.cat([x[:1], x[:1]]) for x in example_inputs))
+        else:
+            module = trace(model, example_inputs)
+        return self.estimate_kernels(kernels(module), precision or self.profile.default_precision)
 
     def law_of(self, dtype: str) -> Law:
         """The law of kernels that compute in `dtype`; a local target is calibrated on first use.
