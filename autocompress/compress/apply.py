@@ -15,7 +15,7 @@ from autocompress.compress.quantize import insert_activation_quantizers, quantiz
 from autocompress.compress.sparsify import sparsify
 from autocompress.core.plan import LowRank, Plan, Quantize, Sparsify
 from autocompress.errors import PlanError, nearest
-from autocompress.graph.blocks import drop_block
+from autocompress.graph.blocks import drop_blocks
 from autocompress.graph.couple import Channels
 from autocompress.graph.cut import cut
 from autocompress.graph.info import Traced, trace_model
@@ -69,11 +69,8 @@ def compress(
     """
     _check_names(traced, plan)
     module = copy.deepcopy(traced.module)
-    for block in traced.blocks:
-        if block.name in plan.student.drop:
-            drop_block(module, block)
     if plan.student.drop:
-        tidy(module)
+        drop_blocks(module, [block for block in traced.blocks if block.name in plan.student.drop])
     removed = choose_channels(traced, module, plan, gradients, seed if weights else 0, exact=weights)
     if removed:
         cut(module, traced.coupling, removed, traced.inputs)

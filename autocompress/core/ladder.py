@@ -32,9 +32,9 @@ def uniform_vectors(decisions: Sequence[Decision]) -> list[Rung]:
         fresh(_quantized(decisions)),
         fresh(_ends_protected(decisions)),
         *(fresh(_one_op(decisions, op, middle)) for op in (Prune, LowRank, Sparsify)),
+        fresh(_architectures(decisions, middle)),
     ]
     rungs = _thinned(families, MAX_RUNGS)
-    rungs += _thinned([fresh(_architectures(decisions, middle))], MAX_RUNGS - len(rungs))
     return sorted(rungs, key=lambda rung: _mean_position(decisions, rung[1]))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
+from autocompress.graph.kernels import ancestors, base_name
 from autocompress.graph.layers import is_layer, layer_macs
+from autocompress.graph.trace import tidy
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,22 @@ def residual_blocks(module: fx.GraphModule) -> tuple[Residual, ...]:
     return tuple(found)
 
 
-def drop_block(module: fx.GraphModule, block: Residual) -> None:
-    """Replaces the addition by its shortcut, in place; the caller tidies the graph."""
+def drop_blocks(module: fx.GraphModule, blocks: Sequence[Residual]) -> None:
+    """Replaces the additions of blocks by their shortcuts, in place, and tidies the graph."""
     nodes = {node.name: node for node in module.graph.nodes}
-    nodes[block.addition].replace_all_uses_with(nodes[block.shortcut])
+    for block in blocks:
+        nodes[block.addition].replace_all_uses_with(nodes[block.shortcut])
+    for node in module.graph.nodes:
+        # What was a ReLU after the sum is now a ReLU after a ReLU.
+        source = node.all_input_nodes[0] if node.all_input_nodes else None
+        if source is not None and base_name(node) == base_name(source) == "relu":
+            node.replace_all_uses_with(source)
+    tidy(module)
 
 
 def _private(branch: fx.Node, shortcut: fx.Node, addition: fx.Node) -> list[fx.Node]:
     """Nodes that only the branch needs, in reverse order; empty unless the branch starts from the shortcut's past."""
-    past = _ancestors(shortcut)
+    past = ancestors(shortcut)
     nodes: list[fx.Node] = []
     inside = {addition}
     stack = [branch]
@@ -78,17 +88,6 @@ def _private(branch: fx.Node, shortcut: fx.Node, addition: fx.Node) -> list[fx.N
         stack.extend(n for seen in nodes for n in seen.all_input_nodes if n not in inside)
     starts = [i for n in nodes for i in n.all_input_nodes if i not in inside and i.op != "get_attr"]
     return nodes if nodes and all(start in past for start in starts) else []
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    seen = {node}
-    stack = [node]
-    while stack:
-        for source in stack.pop().all_input_nodes:
-            if source not in seen:
-                seen.add(source)
-                stack.append(source)
-    return seen
 
 
 def _macs(module: fx.GraphModule, nodes: list[fx.Node]) -> int:

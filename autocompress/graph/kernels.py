@@ -71,13 +71,15 @@ def steps(module: fx.GraphModule) -> tuple[Step, ...]:
     done: set[fx.Node] = set()
     result: list[Step] = []
     batch = batch_of(module)
+    place = {node: index for index, node in enumerate(module.graph.nodes)}
     for node in module.graph.nodes:
         if node in done or node.op in ("placeholder", "get_attr", "output") or _is_free(module, node):
             continue
         chain = _chain(module, node)
         done.update(chain)
         result.append(_step(module, chain, batch))
-    return tuple(result)
+    # A kernel that takes an addition along runs when the other operand is there.
+    return tuple(sorted(result, key=lambda step: place[step.out]))
 
 
 def base_name(node: fx.Node) -> str:
@@ -127,12 +129,23 @@ def _chain(module: fx.GraphModule, first: fx.Node) -> list[fx.Node]:
 
 
 def _ready(addition: fx.Node, chain: list[fx.Node]) -> bool:
-    """True if the other input of an addition has the same shape and is there before the layer runs."""
+    """True if the other input of an addition has the same shape and does not wait for the layer itself."""
     others = [n for n in addition.all_input_nodes if n not in chain]
     if len(others) != 1 or others[0].meta.get("shape") != chain[-1].meta.get("shape"):
         return False
-    before = {n: i for i, n in enumerate(chain[0].graph.nodes)}
-    return before[others[0]] < before[chain[0]]
+    return not ancestors(others[0]) & set(chain)
+
+
+def ancestors(node: fx.Node) -> set[fx.Node]:
+    """A node and everything it is computed from."""
+    seen = {node}
+    stack = [node]
+    while stack:
+        for source in stack.pop().all_input_nodes:
+            if source not in seen:
+                seen.add(source)
+                stack.append(source)
+    return seen
 
 
 def _step(module: fx.GraphModule, chain: list[fx.Node], batch: int) -> Step:

@@ -18,6 +18,8 @@ from autocompress.errors import InputError
 from autocompress.search.controllers import distributions
 from autocompress.search.record import Objective, Record
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 JOURNAL = "study.journal"
 NAME = "autocompress"
 

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.core.kernel import Kernel
-from autocompress.graph.blocks import drop_block
+from autocompress.graph.blocks import drop_blocks
 from autocompress.graph.couple import NORM_MODULES
 from autocompress.graph.info import total_macs, trace_model
 from autocompress.graph.kernels import kernels, steps
@@ -143,7 +143,7 @@ def test_every_block_can_be_dropped(name: str) -> None:
     result = traced(name)
     for block in result.blocks:
         module = copy.deepcopy(result.module)
-        drop_block(module, block)
+        drop_blocks(module, [block])
         tidy(module)
         record_shapes(module, result.inputs)
         inputs = batch_like(result.inputs, 3)
@@ -159,7 +159,7 @@ def test_a_dropped_block_is_one_whose_branch_is_zero() -> None:
     assert [block.name for block in result.blocks] == [f"layer{i}.{j}" for i in (1, 2, 3) for j in range(3)]
     for block in result.blocks:
         dropped, zeroed = copy.deepcopy(result.module), copy.deepcopy(result.module)
-        drop_block(dropped, block)
+        drop_blocks(dropped, [block])
         tidy(dropped)
         norm = zeroed.get_submodule(f"{block.name}.bn2")
         assert isinstance(norm, NORM_MODULES)

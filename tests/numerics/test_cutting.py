@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autocompress.graph.blocks import drop_block
+from autocompress.graph.blocks import drop_blocks
 from autocompress.graph.cut import cut
 from autocompress.graph.trace import tidy
 from tests.graph.masking import choose, masked
@@ -58,7 +58,7 @@ def test_pruned_is_masked_with_a_block_dropped(name: str) -> None:
         oracle = masked(result, removed)
         pruned = copy.deepcopy(result.module)
         for module in (oracle, pruned):
-            drop_block(module, block)
+            drop_blocks(module, [block])
             tidy(module)
         cut(pruned, result.coupling, removed, result.inputs)
         inputs = batch_like(result.inputs, 2)
