@@ -50,6 +50,10 @@ def main() -> None:
         text = " ".join(str(error).split())
         print(f"autocompress: {text}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # A disk that is full, a folder that may not be written: the user's to repair, not a mistake in here.
+        print(f"autocompress: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _print(data: Any, as_json: bool, table: Table | str) -> None:
@@ -73,9 +77,9 @@ def search(
     controller: Annotated[str, typer.Option(help="tpe, random, nsga2 or nsga3.")] = "tpe",
     seed: Annotated[int, typer.Option(help="The same seed gives the same plans.")] = 0,
     precision: Annotated[str | None, typer.Option(help="What unquantized layers run in.")] = None,
-    short_steps: Annotated[int, typer.Option(help="Optimiser steps of a trial.")] = 60,
+    short_steps: Annotated[int | None, typer.Option(help="Optimiser steps of a trial; by the data by default.")] = None,
     final_epochs: Annotated[float, typer.Option(help="Epochs of training for each point of the front.")] = 2.0,
-    final_points: Annotated[int, typer.Option(help="Points of the front to train and export.")] = 8,
+    final_points: Annotated[int, typer.Option(help="Points of the front to train and export.")] = 6,
     calibration_samples: Annotated[int, typer.Option(help="Samples for statistics and ranges.")] = 512,
     validation_samples: Annotated[
         int | None, typer.Option(help="Samples a trial is judged on; all by default.")

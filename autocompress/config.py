@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -22,6 +23,7 @@ from autocompress.core.plan import Plan
 from autocompress.core.rules import SpaceRules, build_space, load_rules
 from autocompress.core.shipped import cache_folder
 from autocompress.core.space import Space
+from autocompress.core.strict_yaml import read_yaml
 from autocompress.errors import InputError, nearest
 from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.cost import cost_of_plan
@@ -51,7 +53,7 @@ class SearchConfig:
         objectives: Metrics to improve.
         constraints: E.g. `latency<=20ms`, `size<=30%`, `accuracy>=-1.0`.
         precision: What unquantized layers run in; None takes the target's own.
-        short_steps: Optimiser steps of a trial.
+        short_steps: Optimiser steps of a trial; None takes an epoch, but at least 20 and at most 60.
         final_epochs: Epochs of training for each point of the front; 0 exports the trials as they are.
         final_points: How many points of the front are trained to the end and exported.
         validation_samples: Samples a trial is judged on; None takes all.
@@ -68,9 +70,9 @@ class SearchConfig:
     controller: str = DEFAULT_CONTROLLER
     seed: int = 0
     precision: str | None = None
-    short_steps: int = 60
+    short_steps: int | None = None
     final_epochs: float = 2.0
-    final_points: int = 8
+    final_points: int = 6
     calibration_samples: int = 512
     validation_samples: int | None = None
     device: str = "auto"
@@ -84,7 +86,9 @@ class SearchConfig:
             raise InputError(f"objectives are {', '.join(self.objectives) or 'empty'}; name each metric once")
         if self.controller not in CONTROLLERS:
             raise InputError(f"unknown controller {self.controller!r}; {nearest(self.controller, CONTROLLERS)}")
-        for name, least in (("short_steps", 0), ("final_epochs", 0), ("final_points", 1), ("calibration_samples", 1)):
+        if self.short_steps is not None and self.short_steps < 0:
+            raise InputError(f"short_steps is {self.short_steps}; allowed: 0 or more")
+        for name, least in (("final_epochs", 0), ("final_points", 1), ("calibration_samples", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
         if self.validation_samples is not None and self.validation_samples < 1:
@@ -133,8 +137,9 @@ def wire(
         raise InputError(
             f"target {found.profile.name!r} does not compute in {precision!r}; {nearest(precision, allowed)}"
         )
+    epoch = math.ceil(len(task.train) / task.batch_size)
     effort = Effort(
-        config.short_steps,
+        config.short_steps if config.short_steps is not None else min(60, max(20, epoch)),
         config.calibration_samples,
         config.validation_samples,
         rules.distill_temperature,
@@ -148,13 +153,20 @@ def wire(
         context,
         build_space(adapted, context.dense.info),
         objectives,
-        tuple(parse_constraint(text) for text in config.constraints),
+        tuple(_oriented(parse_constraint(text), task) for text in config.constraints),
         notes,
     )
 
 
 def _maximised(name: str, task: Task) -> bool:
     return task.higher_is_better if name == "accuracy" else MAXIMISED[name]
+
+
+def _oriented(constraint: Constraint, task: Task) -> Constraint:
+    """Points below the dense model are points above it where the task's metric is an error."""
+    if constraint.metric != "accuracy" or task.higher_is_better:
+        return constraint
+    return replace(constraint, sense="<=", value=-constraint.value)
 
 
 def search(
@@ -270,8 +282,9 @@ def new_folder(output: str | Path | None, config: SearchConfig) -> Path:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         output = Path("runs") / f"{name}-{Path(config.target).name}-{stamp}"
     folder = Path(output)
-    if folder.is_file():
-        raise InputError(f"output {folder} is a file; name a folder")
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"output {folder}: {place} is a file; name a folder")
     if (folder / CONFIG).exists():
         raise InputError(
             f"output {folder} holds another run; name a new folder, or go on with `autocompress resume {folder}`"
@@ -293,6 +306,7 @@ def write_config(folder: Path, wired: Wired) -> None:
             "device": wired.context.device,
             "distill_temperature": wired.context.effort.temperature,
             "distill_weight": wired.context.effort.distill_weight,
+            "short_steps": wired.context.effort.short_steps,
             "decisions": len(wired.space.decisions),
             "plans": str(wired.space.size),
         },
@@ -422,13 +436,11 @@ def read_plan(path: Path) -> Plan:
     Raises:
         InputError: there is no such file, or it holds no plan.
     """
+    data, _ = read_yaml(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"plan {path} cannot be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"plan {path} holds {type(data).__name__}; a plan is a mapping of student, groups and layers")
-    return Plan.from_dict(data)
+        return Plan.from_dict(data)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def doctor() -> dict[str, Any]:

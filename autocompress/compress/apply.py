@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx, nn
 
 from autocompress.compress.importance import Gradients, class_scores
@@ -14,12 +15,13 @@ from autocompress.compress.lowrank import FACTORISED_OPS, factorise
 from autocompress.compress.quantize import insert_activation_quantizers, quantize_weight
 from autocompress.compress.sparsify import sparsify
 from autocompress.core.plan import LowRank, Plan, Quantize, Sparsify
-from autocompress.errors import PlanError, nearest
+from autocompress.errors import PlanError, UnsupportedError, nearest
 from autocompress.graph.blocks import drop_blocks
-from autocompress.graph.couple import Channels
+from autocompress.graph.couple import NORM_MODULES, Channels
 from autocompress.graph.cut import cut
 from autocompress.graph.info import Traced, trace_model
 from autocompress.graph.trace import record_shapes, tidy
+from autocompress.tasks.tree import leaves
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ def compress(
     if plan.student.drop:
         drop_blocks(module, [block for block in traced.blocks if block.name in plan.student.drop])
     removed = choose_channels(traced, module, plan, gradients, seed if weights else 0, exact=weights)
+    if plan.student.drop:
+        removed |= silent_channels(traced, module, removed)
     if removed:
         cut(module, traced.coupling, removed, traced.inputs)
     factors, notes = _factorise(module, plan, weights)
@@ -102,6 +106,35 @@ def choose_channels(
         order = scores.argsort(stable=True)[:count].tolist()
         removed.update(group.roots[index] for index in order)
     return removed
+
+
+def silent_channels(traced: Traced, module: fx.GraphModule, removed: set[int]) -> set[int]:
+    """Channels that only dropped blocks computed: what is left of them is the zeros that shortcuts are padded with.
+
+    They are found by their labels (no layer, parameter or constant that is left carries them) and believed only if the
+    model computes the same without them.
+    """
+    coupling = traced.coupling
+    used = {str(node.target) for node in module.graph.nodes if node.op in ("call_module", "get_attr")}
+    carried: set[int] = set()
+    for path, labels in coupling.layers.items():
+        if path in used and not isinstance(module.get_submodule(path), NORM_MODULES):
+            carried.update(coupling.coupler.find(labels.out).tolist())
+    for path, blocks in coupling.tensors.items():
+        if path in used:
+            carried.update(root for block in blocks for root in coupling.coupler.find(block.ids).ravel().tolist())
+    free = [group for group in coupling.groups if group.blocked_by is None]
+    silent = {root for group in free for root in group.roots if root not in carried and root not in removed}
+    if not silent:
+        return set()
+    trial = copy.deepcopy(module)
+    try:
+        cut(trial, coupling, silent, traced.inputs)
+    except UnsupportedError:
+        return set()
+    with torch.no_grad():
+        before, after = (torch.cat([leaf.flatten() for leaf in leaves(m(*traced.inputs))]) for m in (module, trial))
+    return silent if torch.allclose(before, after, rtol=1e-4, atol=1e-5) else set()
 
 
 def _check_names(traced: Traced, plan: Plan) -> None:

@@ -16,7 +16,7 @@ from autocompress.graph.layers import is_layer
 
 # What a runtime folds into the kernel before it; the tensor behind it is the one that is stored.
 FUSED_ACTIVATIONS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min")
-# Operators that only move values: what is rounded before them is rounded after them, with the same scale.
+# Operators that only move values (or put zeros beside them): what is rounded before them is rounded after them.
 # Operators that integer runtimes also have: rounded inputs and a rounded output keep the whole chain in integers.
 CLOSED = ("add", "avg_pool2d", "adaptive_avg_pool2d", "mean", "cat")
 MOVES = ("pad", "constant_pad_nd", "slice", "max_pool2d", "max_pool1d", "view", "reshape", "flatten", "permute")
@@ -58,7 +58,6 @@ def insert_activation_quantizers(module: fx.GraphModule, layers: Mapping[str, Qu
                 if known is None or (known.a_bits or 0) > op.a_bits:
                     marked[tensor] = op
     _close(module, marked)
-    followers = _moved(module, marked)
     paths = []
     for node, op in marked.items():
         assert op.a_bits is not None
@@ -66,8 +65,6 @@ def insert_activation_quantizers(module: fx.GraphModule, layers: Mapping[str, Qu
         module.add_submodule(path, ActivationQuantizer(op.a_bits, op.range))
         _insert(module, node, path)
         paths.append(path)
-    for node, origin in followers.items():
-        _insert(module, node, f"quantizers.{origin.name}")
     return tuple(paths)
 
 
@@ -99,20 +96,6 @@ def _insert(module: fx.GraphModule, node: fx.Node, path: str) -> None:
 def _is_real(node: fx.Node) -> bool:
     dtype = node.meta.get("dtype")
     return isinstance(dtype, torch.dtype) and dtype.is_floating_point
-
-
-def _moved(module: fx.GraphModule, marked: Mapping[fx.Node, Quantize]) -> dict[fx.Node, fx.Node]:
-    """Tensors that hold values of a rounded tensor, moved: each with the tensor whose scale it shares."""
-    result: dict[fx.Node, fx.Node] = {}
-    for node in module.graph.nodes:
-        base = str(node.target).removeprefix("aten.").split(".")[0]
-        if node.op != "call_function" or base not in MOVES or node in marked or "shape" not in node.meta:
-            continue
-        source: Any = node.args[0]
-        origin = result.get(source, source if source in marked else None)
-        if origin is not None:
-            result[node] = origin
-    return result
 
 
 def fused_output(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:

@@ -9,7 +9,7 @@ from itertools import chain
 from autocompress.core.decision import Decision, Option, Vector, describe, ordered, strength
 from autocompress.core.plan import LowRank, Prune, Quantize, Sparsify
 
-MAX_RUNGS = 14
+MAX_RUNGS = 16
 MIDDLE_BITS = 4
 
 Rung = tuple[str, Vector]
@@ -104,15 +104,23 @@ def _architectures(decisions: Sequence[Decision], middle: Quantize | None) -> It
         return _with_middle(name, middle), tuple(changed.get(place, index) for place, index in enumerate(base))
 
     drops = [place for place, decision in enumerate(decisions) if len(decision.options) > 1 and decision.kind == "drop"]
-    if drops:
-        yield rung("every second block dropped", dict.fromkeys(drops[1::2] or drops, 1))
-        yield rung("all blocks dropped", dict.fromkeys(drops, 1))
+    sizes = [place for place, decision in enumerate(decisions) if decision.kind == "resolution"]
+    smallest = {place: len(decisions[place].options) - 1 for place in sizes}
+    said = "".join(f" at resolution {decisions[place].options[-1]}" for place in sizes)
     for kind in ("resolution", "student"):
         places = [place for place, decision in enumerate(decisions) if decision.kind == kind]
         for step in range(1, max((len(decisions[place].options) for place in places), default=0)):
             chosen = {place: min(step, len(decisions[place].options) - 1) for place in places}
-            said = (f"{decisions[p].target or kind} {decisions[p].options[i]}" for p, i in chosen.items())
-            yield rung(" ".join(said), chosen)
+            words = (f"{decisions[p].target or kind} {decisions[p].options[i]}" for p, i in chosen.items())
+            yield rung(" ".join(words), chosen)
+    if drops:
+        half = dict.fromkeys(drops[1::2] or drops, 1)
+        yield rung("every second block dropped", half)
+        yield rung(f"every second block dropped{said}", {**half, **smallest})
+    if len(drops) > 2:
+        # One late block is left: early ones see too little of the input.
+        late = drops[3 * len(drops) // 4]
+        yield rung(f"one block left{said}", {**{place: 1 for place in drops if place != late}, **smallest})
 
 
 def _thinned(families: Sequence[list[Rung]], room: int) -> list[Rung]:

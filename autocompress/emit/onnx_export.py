@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import string
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.onnx.errors import OnnxExporterError
@@ -22,6 +19,7 @@ from torch.onnx.errors import OnnxExporterError
 from autocompress.compress.quantizer import ActivationQuantizer
 from autocompress.emit.fold import FoldedModel, StoredWeight, fold_batchnorm
 from autocompress.emit.onnx_pack import GraphParts, add_integer_bias, add_weight
+from autocompress.emit.onnx_tidy import drop_unused, fold_constants, merge_slices, separate_tensors, shorten
 from autocompress.errors import UnsupportedError
 
 OPSETS = range(13, 21)
@@ -128,7 +126,7 @@ def payload_bytes(model: GraphModule, *, half: bool = False) -> int:
             mark = _Mark(module)
             _add_quantizer(parts, name, name + "/out", mark.scale, mark.zero, mark.bits)
     graph = GraphProto(node=parts.nodes, initializer=parts.tensors)
-    _shorten(graph)
+    shorten(graph)
     weights = {f"{name}.weight" for name in folded.weights}
     skipped = tuple(name for name, module in folded.module.named_modules() if isinstance(module, ActivationQuantizer))
     other: int = sum(
@@ -151,8 +149,8 @@ def unpack_onnx(source: Path, destination: Path) -> int:
     TensorRT's ONNX reader up to 8.x wants convolution weights as initializers and has no `Mod` and no uint8.
     """
     model = onnx.load(source)
-    _fold_constants(model.graph, model.opset_import[0].version, weights=True)
-    _drop_unused(model.graph)
+    fold_constants(model.graph, model.opset_import[0].version, weights=True)
+    drop_unused(model.graph)
     return int(destination.write_bytes(model.SerializeToString()))
 
 
@@ -194,8 +192,8 @@ def _trace(
 def _rewrite(traced: ModelProto, folded: FoldedModel, shapes: dict[str, tuple[int, ...]]) -> ModelProto:
     graph = traced.graph
     opset = next(entry.version for entry in traced.opset_import if not entry.domain)
-    _separate_tensors(graph)
-    _fold_constants(graph, opset)
+    separate_tensors(graph)
+    fold_constants(graph, opset)
     parts = GraphParts()
     stored = {f"{name}.weight": weight for name, weight in folded.weights.items()}
     names = _place_tensors(parts, graph, stored)
@@ -232,20 +230,10 @@ def _rewrite(traced: ModelProto, folded: FoldedModel, shapes: dict[str, tuple[in
     for value in graph.output:
         kind = value.type.tensor_type.elem_type
         small.output.append(helper.make_tensor_value_info(value.name, kind, ["batch", *shapes[value.name][1:]]))
-    _drop_unused(small)
-    _shorten(small)
+    merge_slices(small)
+    drop_unused(small)
+    shorten(small)
     return helper.make_model(small, opset_imports=[helper.make_opsetid("", opset)], ir_version=traced.ir_version)
-
-
-def _separate_tensors(graph: GraphProto) -> None:
-    """Gives every layer its own tensors again: the exporter shares equal ones, but they may be stored differently."""
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    for node in [node for node in graph.node if node.op_type == "Identity" and node.input[0] in tensors]:
-        copied = TensorProto()
-        copied.CopyFrom(tensors[node.input[0]])
-        copied.name = node.output[0]
-        graph.initializer.append(copied)
-        graph.node.remove(node)
 
 
 def _place_tensors(parts: GraphParts, graph: GraphProto, stored: dict[str, StoredWeight]) -> dict[str, str]:
@@ -302,64 +290,3 @@ def _is_default(op: str, attribute: onnx.AttributeProto) -> bool:
         return False
     value, default = helper.get_attribute_value(attribute), _DEFAULTS[op][attribute.name]
     return all(item == default for item in value) if isinstance(value, list) else bool(value == default)
-
-
-def _fold_constants(graph: GraphProto, opset: int, *, weights: bool = False) -> None:
-    # Evaluates the nodes that depend on constants alone (shapes, pads), and with `weights` on initializers too.
-    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if weights}
-    kept = []
-    for node in graph.node:
-        # A DequantizeLinear stays beside the integers that it belongs to.
-        if node.domain or node.op_type == "DequantizeLinear" or not all(name in known for name in node.input if name):
-            kept.append(node)
-            continue
-        kinds = {name: helper.np_dtype_to_tensor_dtype(known[name].dtype) for name in node.input if name}
-        inputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
-        outputs = [helper.make_empty_tensor_value_info(name) for name in node.output]
-        single = helper.make_graph([node], "constant", inputs, outputs)
-        results = ReferenceEvaluator(single, opsets={"": opset}).run(None, {name: known[name] for name in kinds})
-        known.update(zip(node.output, map(np.asarray, results), strict=True))
-    present = {tensor.name for tensor in graph.initializer}
-    used = {name for node in kept for name in node.input} | {value.name for value in graph.output}
-    graph.initializer.extend(
-        numpy_helper.from_array(value, name) for name, value in known.items() if name in used and name not in present
-    )
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
-def _drop_unused(graph: GraphProto) -> None:
-    used = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if used.intersection(node.output):
-            kept.append(node)
-            used.update(node.input)
-    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(reversed(kept))
-    graph.initializer.extend(tensors)
-
-
-def _shorten(graph: GraphProto) -> None:
-    # Renames every value that is not an input or output of the graph.
-    names = {value.name: value.name for value in (*graph.input, *graph.output)}
-    taken = set(names)
-    fresh = (name for name in _short_names() if name not in taken)
-    for tensor in graph.initializer:
-        names[tensor.name] = names.get(tensor.name) or next(fresh)
-        tensor.name = names[tensor.name]
-    for node in graph.node:
-        for values in (node.input, node.output):
-            for i, name in enumerate(values):
-                if name and name not in names:
-                    names[name] = next(fresh)
-                values[i] = names.get(name, name)
-
-
-def _short_names() -> Iterator[str]:
-    letters = string.ascii_letters
-    yield from letters
-    for prefix in _short_names():
-        for letter in letters:
-            yield prefix + letter

@@ -64,9 +64,19 @@ def drop_blocks(module: fx.GraphModule, blocks: Sequence[Residual]) -> None:
     for node in module.graph.nodes:
         # What was a ReLU after the sum is now a ReLU after a ReLU.
         source = node.all_input_nodes[0] if node.all_input_nodes else None
-        if source is not None and base_name(node) == base_name(source) == "relu":
+        if source is not None and base_name(node) == "relu" and _never_negative(source):
             node.replace_all_uses_with(source)
     tidy(module)
+
+
+def _never_negative(node: fx.Node) -> bool:
+    """True for a ReLU, and for what only moves its values or puts zeros beside them."""
+    while base_name(node) in ("slice", "pad", "constant_pad_nd"):
+        value = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
+        if base_name(node) != "slice" and isinstance(value, int | float) and value < 0:
+            return False
+        node = node.all_input_nodes[0]
+    return base_name(node) == "relu"
 
 
 def _private(branch: fx.Node, shortcut: fx.Node, addition: fx.Node) -> list[fx.Node]:

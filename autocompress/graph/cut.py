@@ -14,7 +14,7 @@ from autocompress.errors import UnsupportedError
 from autocompress.graph.couple import CONV_MODULES, NORM_MODULES, Coupling, LayerLabels
 from autocompress.graph.labels import Block, Ids, Labels, block_on
 from autocompress.graph.rules import FACTORY_SHAPE_ARGUMENT, where
-from autocompress.graph.trace import record_shapes
+from autocompress.graph.trace import record_shapes, tidy
 
 Mask = NDArray[np.bool_]
 
@@ -44,8 +44,7 @@ def cut(module: fx.GraphModule, coupling: Coupling, removed: set[int], inputs: t
     for node in module.graph.nodes:
         if node.op == "call_function":
             cutter.rewrite(node)
-    module.graph.lint()
-    module.recompile()
+    tidy(module)
     try:
         record_shapes(module, inputs)
     except (RuntimeError, ValueError, IndexError) as error:
@@ -171,6 +170,8 @@ class _Cutter:
             amounts[2 * pair] = int(mask[:before].sum())
             amounts[2 * pair + 1] = int(mask[len(mask) - after :].sum()) if after else 0
         node.update_arg(1, amounts)
+        if not any(amounts):
+            node.replace_all_uses_with(node.all_input_nodes[0])
 
     def slice(self, node: fx.Node) -> None:
         source: Any = node.args[0]

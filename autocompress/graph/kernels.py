@@ -51,6 +51,10 @@ _KINDS = {
 }
 
 
+# Rounded values stay rounded through these.
+_MOVES = ("slice", "pad", "constant_pad_nd", "permute", "transpose", "max_pool2d", "max_pool1d")
+
+
 @dataclass(frozen=True)
 class Step:
     """One kernel with the graph nodes it covers; `out` is the tensor it stores, `reads` the tensors it needs."""
@@ -75,7 +79,7 @@ def steps(module: fx.GraphModule) -> tuple[Step, ...]:
     for node in module.graph.nodes:
         if node in done or node.op in ("placeholder", "get_attr", "output") or _is_free(module, node):
             continue
-        chain = _chain(module, node)
+        chain = _chain(module, node, done)
         done.update(chain)
         result.append(_step(module, chain, batch))
     # A kernel that takes an addition along runs when the other operand is there.
@@ -107,14 +111,21 @@ def _is_free(module: fx.GraphModule, node: fx.Node) -> bool:
     return "shape" not in node.meta and "shapes" not in node.meta
 
 
-def _chain(module: fx.GraphModule, first: fx.Node) -> list[fx.Node]:
+def _chain(module: fx.GraphModule, first: fx.Node, done: set[fx.Node]) -> list[fx.Node]:
     """A kernel's nodes: a layer takes the norm, activation and addition that follow it alone."""
     chain = [first]
+    while (
+        base_name(first) == "slice" and len(chain[-1].users) == 1 and base_name(next(iter(chain[-1].users))) == "slice"
+    ):
+        # The export writes slices along several dimensions as one operator.
+        chain.append(next(iter(chain[-1].users)))
     if not is_layer(module, first) or layer_op(module.get_submodule(str(first.target))) == "embedding":
         return chain
     added = False
     while len(chain[-1].users) == 1:
         user = next(iter(chain[-1].users))
+        if user in done:
+            break
         owner = _module(module, user)
         if owner is not None:
             fits = isinstance(owner, (*NORM_MODULES, nn.Dropout, nn.Dropout2d)) or is_quantizer(module, user)
@@ -218,11 +229,12 @@ def _dtype(module: fx.GraphModule, chain: list[fx.Node], reads: tuple[fx.Node, .
 
 
 def _rounds_to(module: fx.GraphModule, node: fx.Node) -> int | None:
-    """The bits of a tensor that was rounded, looking back over views."""
+    """The bits of a tensor that was rounded, looking back over views and what only moves values."""
     while True:
         if is_quantizer(module, node):
             bits: Any = module.get_submodule(str(node.target)).bits
             return int(bits)
-        if node.op in ("placeholder", "get_attr") or not _is_free(module, node) or not node.all_input_nodes:
+        moves = _is_free(module, node) or base_name(node) in _MOVES
+        if node.op in ("placeholder", "get_attr") or not moves or not node.all_input_nodes:
             return None
         node = node.all_input_nodes[0]

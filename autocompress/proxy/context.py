@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compress.calibrate import Statistics, batch_statistics
-from autocompress.core.plan import Plan
+from autocompress.core.plan import Plan, Student
 from autocompress.emit.onnx_export import export_onnx, payload_bytes
+from autocompress.errors import PlanError, nearest
 from autocompress.graph.info import Traced, runnable_resolutions, trace_model
 from autocompress.targets.profile import Target
 from autocompress.tasks.task import Task
@@ -70,10 +71,15 @@ class Context:
         return self.traced(Plan())
 
     def traced(self, plan: Plan) -> Traced:
-        """The lifted model that a plan starts from: at its resolution, from the user's builder if it chooses so."""
+        """The lifted model that a plan starts from: at its resolution, from the user's builder if it chooses so.
+
+        Raises:
+            PlanError: the model does not run at that resolution, or the task's builder has no such choice.
+        """
         student = plan.student
         key = (student.resolution, tuple(student.choices))
         if key not in self._traced:
+            self._check(student)
             self._traced[key] = trace_model(
                 self._source(plan),
                 self.task.example_inputs,
@@ -82,6 +88,18 @@ class Context:
                 resolution=student.resolution,
             )
         return self._traced[key]
+
+    def _check(self, student: Student) -> None:
+        task, offered = self.task, self.task.student_choices
+        for name, value in student.choices:
+            if name not in offered:
+                raise PlanError(f"plan.student.choices: task {task.name!r} has no {name!r}; {nearest(name, offered)}")
+            if value not in offered[name]:
+                allowed = ", ".join(map(repr, offered[name]))
+                raise PlanError(f"plan.student.choices.{name} is {value!r}; allowed: {allowed}")
+        share = student.resolution
+        if share < 1.0 and share not in runnable_resolutions(task.model, task.example_inputs, (share,)):
+            raise PlanError(f"plan.student.resolution is {share}; the model of task {task.name!r} does not run there")
 
     def _source(self, plan: Plan) -> nn.Module:
         if not plan.student.choices:

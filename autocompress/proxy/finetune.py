@@ -52,7 +52,7 @@ def finetune(
     teacher: nn.Module,
     task: Task,
     training: Training,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Trains `model` in place; it comes back in evaluation mode on the CPU.
 
@@ -65,8 +65,7 @@ def finetune(
     if training.steps <= 0:
         return
     device = torch.device(training.device)
-    images = any(x.dim() == 4 for x in task.example_inputs)
-    layout = torch.channels_last if images else torch.preserve_format
+    layout = _layout(model)
     for module in (model, teacher):
         _move(module, device, layout)
     optimiser = _optimiser(model, training.learning_rate or task.learning_rate)
@@ -88,11 +87,18 @@ def finetune(
             optimiser.step()
             schedule.step()
             if progress is not None:
-                progress(step + 1, value)
+                progress(step + 1, training.steps)
     finally:
         for module in (model, teacher):
             _move(module, torch.device("cpu"), torch.contiguous_format)
         model.eval()
+
+
+def _layout(model: nn.Module) -> torch.memory_format:
+    """Channels last where it is faster: on full registers of channels; odd widths train up to 1.7x slower in it."""
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    full = all(m.out_channels % 16 == 0 and m.groups == 1 for m in convolutions)
+    return torch.channels_last if convolutions and full else torch.contiguous_format
 
 
 def _move(module: Any, device: torch.device, layout: torch.memory_format) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnxruntime
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from autocompress.core.metric import Metric
 from autocompress.core.pareto import non_dominated
@@ -67,7 +67,7 @@ def emit_point(
     steps: int,
     start: Mapping[str, Tensor] | None,
     dense: Mapping[str, Metric] | None,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Point:
     """Trains a plan to the end, writes its artifact and measures the written file.
 
@@ -80,7 +80,7 @@ def emit_point(
         steps: Optimiser steps of the final training.
         start: The weights the trial ended with.
         dense: Metrics of the dense artifact, for the manifest; None while that one is made.
-        progress: Called with step and loss.
+        progress: Called with the steps done and their total.
     """
     result = evaluate(plan, "full" if steps else "short", context, steps=steps, start=start, progress=progress)
     profile = context.target.profile
@@ -122,11 +122,12 @@ def _measured(
     """Metrics with those that a file can tell measured on the file, and the metric on the validation split."""
     session = open_session(path, threads=max(1, torch.get_num_threads()))
     names = [entry.name for entry in session.get_inputs()]
+    bare = isinstance(result.module.graph.output_node().args[0], fx.Node)
 
     def run(*inputs: Tensor) -> Any:
         outputs = session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
         tensors = tuple(torch.from_numpy(output) for output in outputs)
-        return tensors[0] if len(tensors) == 1 else tensors
+        return tensors[0] if bare else tensors
 
     task = context.task
     validation = evaluate_metric(run, task, task.validation)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from autocompress.core.strict_yaml import read_yaml
 from autocompress.errors import InputError
 
 CONFIG = "run.yaml"
@@ -43,11 +42,8 @@ class Run:
         file = folder / CONFIG
         if not file.is_file():
             raise InputError(f"{folder} is not a run: it has no {CONFIG}; name a folder that `search` wrote")
-        try:
-            config = yaml.safe_load(file.read_text())
-        except yaml.YAMLError as error:
-            raise InputError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
-        if not isinstance(config, dict) or "search" not in config:
+        config, _ = read_yaml(file)
+        if not isinstance(config.get("search"), dict):
             raise InputError(f"{file} has no section 'search'; it is not the file that `search` wrote")
         return Run(folder, config)
 
@@ -75,8 +71,18 @@ class Run:
         Raises:
             InputError: the run has no such artifact.
         """
-        folder = self.path / ARTIFACTS
-        names = sorted(child.name for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
+        names = [folder.name for folder in self.artifacts]
         if point_id not in names:
             raise InputError(f"run {self.path} has no artifact {point_id!r}; it has: {', '.join(names) or 'none'}")
-        return folder / point_id
+        return self.path / ARTIFACTS / point_id
+
+    @property
+    def artifacts(self) -> list[Path]:
+        """The folders of all artifacts, by name; not what a killed process left half written."""
+        return whole_folders(self.path / ARTIFACTS)
+
+
+def whole_folders(parent: Path) -> list[Path]:
+    """The artifacts in a folder, by name; hidden folders are temporary ones."""
+    children = parent.iterdir() if parent.is_dir() else ()
+    return sorted(child for child in children if child.is_dir() and not child.name.startswith("."))

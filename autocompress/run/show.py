@@ -17,7 +17,7 @@ from autocompress.emit.artifact import check_manifest, load, read_manifest
 from autocompress.emit.onnx_export import unpack_onnx
 from autocompress.emit.verify import verify
 from autocompress.errors import AutoCompressError, InputError
-from autocompress.run.folder import ARTIFACTS, FRONT, Run
+from autocompress.run.folder import ARTIFACTS, FRONT, Run, whole_folders
 from autocompress.run.study import JOURNAL
 
 _NAMES = ("accuracy", "size_bytes", "latency_ms", "macs", "peak_memory_bytes")
@@ -59,17 +59,18 @@ def status_of(run: Run) -> dict[str, Any]:
         backend = JournalStorage(JournalFileBackend(str(journal)))
         for study in backend.get_all_studies():
             for trial in backend.get_all_trials(study._study_id, deepcopy=False):
+                if "replaced_by" in trial.user_attrs:
+                    continue
                 state = str(trial.user_attrs.get("state", trial.state.name.lower()))
                 counts[state] = counts.get(state, 0) + 1
     finished = (run.path / FRONT).is_file()
-    artifacts = run.path / ARTIFACTS
     return {
         "run": str(run.path),
         "budget": run.config["search"]["budget"],
         "trials": counts,
         "finished": finished,
         "points": len(run.points) if finished else 0,
-        "artifacts": sorted(child.name for child in artifacts.iterdir()) if artifacts.is_dir() else [],
+        "artifacts": [folder.name for folder in run.artifacts],
     }
 
 
@@ -89,7 +90,10 @@ def artifact_folders(source: Path) -> list[Path]:
         InputError: there is no artifact.
     """
     if (source / ARTIFACTS).is_dir():
-        return sorted(child for child in (source / ARTIFACTS).iterdir() if child.is_dir())
+        folders = whole_folders(source / ARTIFACTS)
+        if not folders:
+            raise InputError(f"{source} has no artifact yet; finish it with `autocompress resume {source}`")
+        return folders
     folder = source.parent if source.suffix == ".onnx" else source
     if not (folder / "manifest.json").is_file():
         raise InputError(f"{source} is neither a run nor an artifact: there is no manifest.json; name a run folder")

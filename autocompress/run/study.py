@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autocompress.core.metric import Metric
 from autocompress.core.space import Space, Vector
@@ -58,10 +58,15 @@ class Study:
 
     def start(self, vector: Vector, label: str) -> int:
         """Writes a new running trial and returns its number."""
-        params = dict(zip(self._distributions, vector, strict=True))
-        self._study.enqueue_trial(params, user_attrs={"label": label})
-        trial = self._study.ask(self._distributions)
-        return int(trial.number)
+        # One entry of the journal: whoever is killed here leaves the trial or nothing, never one that waits.
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(zip(self._distributions, vector, strict=True)),
+            distributions=self._distributions,
+            user_attrs={"label": label},
+        )
+        storage: BaseStorage = self._study._storage
+        return storage.get_trial_number_from_id(storage.create_new_trial(self._study._study_id, trial))
 
     def finish(self, record: Record) -> None:
         """Writes the results of a trial that `start` began."""

@@ -65,7 +65,7 @@ class Trials:
 
 
 def run_trials(trials: Trials, budget: Budget) -> bool:
-    """Runs until the budget is spent; False if Ctrl-C ended it before.
+    """Runs until the budget is spent or every plan was tried; False if Ctrl-C ended it before.
 
     A trial that diverges, runs out of memory or raises is recorded with its error and the search goes on.
     """
@@ -78,6 +78,9 @@ def run_trials(trials: Trials, budget: Budget) -> bool:
             refused = len(records) - len(counted)
             seconds = time.monotonic() - started
             if _spent(budget, len(counted), seconds) or refused > REFUSALS_PER_TRIAL * (budget.trials or 1000):
+                return True
+            if not again and len({record.vector for record in records}) >= trials.space.size:
+                trials.listener.say(f"every one of the {trials.space.size} plans was tried")
                 return True
             vector, label = again.pop(0) if again else _next(trials, records)
             number = trials.study.start(vector, label)
@@ -128,11 +131,9 @@ def run_one(trials: Trials, number: int, vector: Vector, label: str) -> Record:
     )
 
 
-def _progress(trials: Trials, number: int) -> Callable[[int, float], None]:
-    total = trials.context.effort.short_steps
-
-    def show(step: int, _: float) -> None:
-        trials.listener.step(f"trial {number}", step, total)
+def _progress(trials: Trials, number: int) -> Callable[[int, int], None]:
+    def show(done: int, total: int) -> None:
+        trials.listener.step(f"trial {number}", done, total)
 
     return show
 

@@ -86,14 +86,22 @@ class SamplerController:
         )
 
     def _untried(self, tried: set[Vector], number: int) -> Vector:
-        """A random plan that was not tried; any plan where all were."""
-        generator = np.random.default_rng(_mix(self.seed, number, _TRIES))
-        vector = self.space.random(generator)
-        for _ in range(1000):
+        """The first plan after a random one that was not tried; any plan where all were."""
+        vector = self.space.random(np.random.default_rng(_mix(self.seed, number, _TRIES)))
+        for _ in range(len(tried)):
             if vector not in tried:
                 break
-            vector = self.space.random(generator)
+            vector = self._after(vector)
         return vector
+
+    def _after(self, vector: Vector) -> Vector:
+        """The next vector, counted up from the last decision; the first one after the last."""
+        result = list(vector)
+        for place in reversed(range(len(result))):
+            result[place] = (result[place] + 1) % len(self.space.decisions[place].options)
+            if result[place]:
+                break
+        return tuple(result)
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:

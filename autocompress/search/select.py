@@ -9,8 +9,8 @@ from autocompress.core.metric import Metric
 from autocompress.core.pareto import hypervolume
 from autocompress.search.record import Objective, Record
 
-# A point that loses a tenth of what the dense model reaches covers nothing.
-WORST_LOSS = 0.1
+# A point that loses a quarter of what the dense model reaches covers nothing.
+WORST_LOSS = 0.25
 
 
 def spread(
@@ -18,7 +18,7 @@ def spread(
 ) -> list[Record]:
     """At most `count` records that greedily cover the largest hypervolume beside the dense model.
 
-    Maximised objectives count by the share of the dense value that is lost, up to a tenth; the others by the logarithm
+    Maximised objectives count by the share of the dense value that is lost, up to a quarter; the others by the logarithm
     of their ratio to the dense value, so that 2x to 4x counts as much as 1x to 2x.
     """
     if len(front) <= count:

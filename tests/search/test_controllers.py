@@ -1,0 +1,119 @@
+"""One suite for every controller, over histories of every kind."""
+
+from __future__ import annotations
+
+import pytest
+
+from autocompress.core.metric import Metric
+from autocompress.core.plan import Prune, Quantize
+from autocompress.core.space import Decision, Space, Vector
+from autocompress.errors import InputError
+from autocompress.search.controllers import CONTROLLERS, Controller, make_controller
+from autocompress.search.record import Objective, Record
+
+ALL = (Objective("accuracy", True), Objective("size_bytes", False), Objective("latency_ms", False))
+SPACE = Space(
+    "small",
+    (
+        Decision("resolution", "", (1.0, 0.75)),
+        Decision("prune", "a", (None, Prune(0.25), Prune(0.5))),
+        Decision("quantize", "a", (None, Quantize(8), Quantize(4))),
+        Decision("quantize", "b", (Quantize(8),)),
+    ),
+)
+LONG = Space("long", tuple(Decision("quantize", f"l{i}", (None, Quantize(8), Quantize(4))) for i in range(12)))
+ONE = Space("one", (Decision("quantize", "a", (Quantize(8),)), Decision("prune", "a", (Prune(0.5),))))
+
+
+def record(number: int, vector: Vector, state: str = "complete", label: str = "search") -> Record:
+    """A result that follows from the vector, so that histories repeat."""
+    metrics = {
+        "accuracy": Metric.exact(90.0 - sum(vector) ** 1.5, "percent"),
+        "size_bytes": Metric.exact(1000.0 / (1 + sum(vector)), "bytes"),
+        "latency_ms": Metric.exact(5.0 - 0.1 * vector[0], "ms"),
+    }
+    known = {"complete": metrics, "infeasible": {"size_bytes": metrics["size_bytes"]}}.get(state, {})
+    fidelity = "cost" if state == "infeasible" else "short"
+    return Record(number, label, vector, state, fidelity, known, {}, None if state == "complete" else state)
+
+
+def asked(controller: Controller, count: int, state: str = "complete") -> list[Record]:
+    history: list[Record] = []
+    for number in range(count):
+        history.append(record(number, controller.ask(history), state))
+    return history
+
+
+@pytest.fixture(params=sorted(CONTROLLERS))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_plans_are_legal_whatever_the_objectives(name: str, dimensions: int) -> None:
+    history = asked(make_controller(name, LONG, ALL[:dimensions], 3), 22)
+    for one in history:
+        assert LONG.encode(LONG.decode(one.vector)) == one.vector
+        assert all(type(index) is int for index in one.vector)
+    assert len({one.vector for one in history}) == 22
+
+
+def test_what_is_asked_follows_from_history_and_seed(name: str) -> None:
+    history = asked(make_controller(name, LONG, ALL, 0), 14)
+    again = make_controller(name, LONG, ALL, 0)
+    for length in (0, 1, 9, 13):
+        assert again.ask(history[:length]) == history[length].vector
+    other = make_controller(name, LONG, ALL, 1)
+    assert [other.ask(history[:length]) for length in range(5)] != [one.vector for one in history[:5]]
+
+
+def test_the_number_of_trials_decides_too(name: str) -> None:
+    controller = make_controller(name, LONG, ALL, 0)
+    history = [record(number, LONG.dense_vector) for number in range(6)]
+    assert len({controller.ask(history[:length]) for length in range(6)}) > 1
+
+
+@pytest.mark.parametrize("state", ["failed", "infeasible", "running"])
+def test_a_history_without_a_single_result(name: str, state: str) -> None:
+    history = asked(make_controller(name, SPACE, ALL, 0), SPACE.size, state)
+    assert len({one.vector for one in history}) == SPACE.size == 18
+
+
+def test_a_history_of_every_kind(name: str) -> None:
+    controller = make_controller(name, LONG, ALL, 0)
+    states = ["complete", "failed", "infeasible", "running"]
+    baselines = [LONG.dense_vector, LONG.centre_vector, LONG.extreme_vector]
+    history = [record(number, vector, label="baseline") for number, vector in enumerate(baselines)]
+    for number in range(3, 40):
+        vector = controller.ask(history) if number % 5 else baselines[number % 3]
+        assert number % 5 == 0 or vector not in {one.vector for one in history}
+        history.append(record(number, vector, states[number % 4]))
+    assert len({one.vector for one in history}) == 40 - 7
+
+
+def test_no_plan_is_repeated_until_all_were_tried(name: str) -> None:
+    controller = make_controller(name, SPACE, ALL, 5)
+    history = asked(controller, SPACE.size)
+    assert len({one.vector for one in history}) == SPACE.size
+    assert controller.ask(history) in {one.vector for one in history}
+
+
+def test_the_last_of_many_plans_is_found(name: str) -> None:
+    space = Space("wide", tuple(Decision("prune", f"g{i}", (None, Prune(0.25), Prune(0.5))) for i in range(7)))
+    missing = (1, 2, 0, 1, 2, 0, 1)
+    vectors = [()]
+    for _ in range(7):
+        vectors = [(*head, index) for head in vectors for index in range(3)]
+    history = [record(n, vector, "infeasible") for n, vector in enumerate(v for v in vectors if v != missing)]
+    assert make_controller(name, space, ALL, 0).ask(history) == missing
+
+
+def test_a_space_of_one_plan(name: str) -> None:
+    controller = make_controller(name, ONE, ALL, 0)
+    assert controller.ask([]) == (0, 0)
+    assert controller.ask([record(0, (0, 0))]) == (0, 0)
+
+
+def test_an_unknown_controller_is_refused() -> None:
+    with pytest.raises(InputError, match=r"unknown controller 'tpee'; did you mean 'tpe'"):
+        make_controller("tpee", SPACE, ALL, 0)
