@@ -72,7 +72,7 @@ class SearchConfig:
     precision: str | None = None
     short_steps: int | None = None
     final_epochs: float = 2.0
-    final_points: int = 6
+    final_points: int = 8
     calibration_samples: int = 512
     validation_samples: int | None = None
     device: str = "auto"

@@ -100,7 +100,7 @@ def evaluate(
 
 
 def affordable_steps(steps: int, module: fx.GraphModule, context: Context) -> int:
-    """Steps for the same work: a model with half the MACs of the dense one is trained twice as long, up to four times."""
+    """Steps for the same work: a model with half the MACs is trained twice as long, up to four times."""
     macs = total_macs(module)
     return round(steps * min(_LONGEST_TRAINING, max(1.0, context.dense.info.macs / max(1, macs))))
 

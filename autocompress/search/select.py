@@ -18,8 +18,8 @@ def spread(
 ) -> list[Record]:
     """At most `count` records that greedily cover the largest hypervolume beside the dense model.
 
-    Maximised objectives count by the share of the dense value that is lost, up to a quarter; the others by the logarithm
-    of their ratio to the dense value, so that 2x to 4x counts as much as 1x to 2x.
+    Maximised objectives count by the share of the dense value that is lost, up to a quarter; the others by the
+    logarithm of their ratio to the dense value, so that 2x to 4x counts as much as 1x to 2x.
     """
     if len(front) <= count:
         return list(front)

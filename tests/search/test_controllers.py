@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from autocompress.core.metric import Metric
@@ -98,14 +100,12 @@ def test_no_plan_is_repeated_until_all_were_tried(name: str) -> None:
     assert controller.ask(history) in {one.vector for one in history}
 
 
-def test_the_last_of_many_plans_is_found(name: str) -> None:
-    space = Space("wide", tuple(Decision("prune", f"g{i}", (None, Prune(0.25), Prune(0.5))) for i in range(7)))
-    missing = (1, 2, 0, 1, 2, 0, 1)
-    vectors = [()]
-    for _ in range(7):
-        vectors = [(*head, index) for head in vectors for index in range(3)]
-    history = [record(n, vector, "infeasible") for n, vector in enumerate(v for v in vectors if v != missing)]
-    assert make_controller(name, space, ALL, 0).ask(history) == missing
+def test_the_last_of_many_plans_is_found() -> None:
+    space = Space("wide", LONG.decisions[:6])
+    missing = (1, 2, 0, 1, 2, 0)
+    others = [vector for vector in itertools.product(range(3), repeat=6) if vector != missing]
+    history = [record(number, vector, "infeasible") for number, vector in enumerate(others)]
+    assert make_controller("random", space, ALL, 0).ask(history) == missing
 
 
 def test_a_space_of_one_plan(name: str) -> None:

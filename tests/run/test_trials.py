@@ -1,0 +1,228 @@
+"""The loop of a search on a real, tiny task: whatever a trial does, the search goes on and loses nothing."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autocompress.core.constraint import Budget, parse_constraint
+from autocompress.core.metric import Metric
+from autocompress.core.rules import SpaceRules
+from autocompress.proxy.context import Context
+from autocompress.proxy.cost import cost_of_plan
+from autocompress.run import trials as loop
+from autocompress.run.study import Study
+from autocompress.run.trials import checkpoint_path, load_weights, plan_of, refused_by, run_trials, timing
+from tests.run.tiny import OBJECTIVES, Told, make_trials, tiny_context, tiny_space, tiny_task
+
+Loss = Callable[[Any, Any], Tensor]
+
+
+@pytest.fixture(scope="module")
+def context() -> Context:
+    return tiny_context()
+
+
+def failing(change: Callable[[Tensor], Tensor], first: int, last: int) -> Loss:
+    """Cross entropy that goes wrong from its `first` to its `last` call."""
+    calls = 0
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        value = F.cross_entropy(outputs, targets)
+        return change(value) if first <= calls <= last else value
+
+    return loss
+
+
+def raising(value: Tensor) -> Tensor:
+    raise RuntimeError(f"no luck\nand a second line about {value.shape}")
+
+
+def test_trials_are_run_until_the_budget_is_spent(tmp_path: Path, context: Context) -> None:
+    trials = make_trials(tmp_path, context)
+    assert run_trials(trials, Budget(trials=4))
+    records = trials.study.records()
+    assert [record.label for record in records] == ["dense", "search", "search", "search"]
+    assert len({record.vector for record in records}) == 4
+    assert {(record.state, record.fidelity) for record in records} == {("complete", "short")}
+    names = {"accuracy", "size_bytes", "latency_ms", "macs", "peak_memory_bytes", "params"}
+    for record in records:
+        assert set(record.metrics) == names
+        assert set(record.seconds) == {"tables", "apply", "train", "evaluate", "measure"}
+        weights = load_weights(checkpoint_path(trials.checkpoints, record.number))
+        assert weights is not None
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
+    assert isinstance(trials.listener, Told)
+    assert trials.listener.records == records
+    assert load_weights(tmp_path / "none.safetensors") is None
+    assert timing(records)["train"] == pytest.approx(sum(record.seconds["train"] for record in records))
+    assert plan_of(trials.space, records[0]).is_dense
+
+
+def test_baselines_come_first_and_once(tmp_path: Path, context: Context) -> None:
+    space = tiny_space(context)
+    baselines = (("dense", space.dense_vector), ("middle", space.centre_vector), ("again", space.centre_vector))
+    trials = make_trials(tmp_path, context, baselines=baselines)
+    assert run_trials(trials, Budget(trials=3))
+    assert [record.label for record in trials.study.records()] == ["dense", "middle", "search"]
+
+
+def test_more_trials_go_on_where_the_last_ones_ended(tmp_path: Path, context: Context) -> None:
+    whole = make_trials(tmp_path / "whole", context)
+    (tmp_path / "parts").mkdir()
+    assert run_trials(whole, Budget(trials=5))
+    for budget in (2, 2, 5):
+        parts = make_trials(tmp_path / "parts", context)
+        assert run_trials(parts, Budget(trials=budget))
+    for one, other in zip(whole.study.records(), parts.study.records(), strict=True):
+        assert replace(one, seconds={}) == replace(other, seconds={})
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (raising, "RuntimeError: no luck"),
+        (lambda value: value * math.nan, "training diverged: the loss is nan"),
+        (lambda value: value / 0.0, "training diverged: the loss is inf"),
+    ],
+    ids=["raises", "nan", "infinite"],
+)
+def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(
+    tmp_path: Path, change: Callable[[Tensor], Tensor], error: str
+) -> None:
+    # The dense model is not trained; the first plan of the search meets the error at once.
+    trials = make_trials(tmp_path, tiny_context(tiny_task(failing(change, 1, 1), trained=False)))
+    assert run_trials(trials, Budget(trials=4))
+    records = trials.study.records()
+    assert [record.state for record in records] == ["complete", "failed", "complete", "complete"]
+    assert str(records[1].error).startswith(error)
+    assert "\n" not in str(records[1].error)
+    assert (records[1].metrics, records[1].fidelity) == ({}, "short")
+    assert not checkpoint_path(trials.checkpoints, 1).exists()
+    assert len({record.vector for record in records}) == 4
+
+
+def test_a_search_in_which_everything_fails_ends(tmp_path: Path) -> None:
+    trials = make_trials(tmp_path, tiny_context(tiny_task(failing(raising, 1, 10**6), trained=False)))
+    assert run_trials(trials, Budget(trials=5))
+    assert [record.state for record in trials.study.records()] == ["complete", *["failed"] * 4]
+
+
+def test_a_metric_that_is_not_finite_fails_the_trial(tmp_path: Path) -> None:
+    task = replace(tiny_task(trained=False), metric=lambda outputs, targets: math.nan)
+    trials = make_trials(tmp_path, tiny_context(task))
+    assert run_trials(trials, Budget(trials=1))
+    (record,) = trials.study.records()
+    assert record.state == "failed"
+    assert record.error is not None
+    assert "accuracy on validation is nan" in record.error
+
+
+def test_what_the_tables_refuse_is_recorded_and_never_trained(
+    tmp_path: Path, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def evaluate(plan: Any, *args: Any, **options: Any) -> Any:
+        trained.append(plan)
+        return real(plan, *args, **options)
+
+    real = loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    trials = make_trials(tmp_path, context, constraints=["size<=50%", "macs<=80%"])
+    assert run_trials(trials, Budget(trials=3))
+    records = trials.study.records()
+    refused = [record for record in records if record.state == "infeasible"]
+    complete = [record for record in records if record.state == "complete"]
+    assert (len(complete), records[0].state) == (3, "infeasible")
+    assert trained == [trials.space.decode(record.vector) for record in complete]
+    dense = trials.dense
+    for record in refused:
+        assert record.fidelity == "cost"
+        assert record.metrics == cost_of_plan(trials.space.decode(record.vector), context).metrics
+        assert record.error is not None
+        assert " is not met: " in record.error
+    for record in complete:
+        assert record.metrics["size_bytes"].value <= 0.5 * dense["size_bytes"].value
+        assert record.metrics["macs"].value <= 0.8 * dense["macs"].value
+
+
+def test_accuracy_is_judged_after_training(tmp_path: Path, context: Context) -> None:
+    dense = {"accuracy": Metric.exact(200.0, "percent")}
+    trials = make_trials(tmp_path, context, constraints=["accuracy>=-1.0"])
+    assert run_trials(replace(trials, dense={**trials.dense, **dense}), Budget(trials=2))
+    for record in trials.study.records():
+        assert record.state == "complete"
+        assert record.error == f"accuracy>=-1.0 is not met: accuracy is {record.metrics['accuracy'].value:g}, the limit 199"
+
+
+def test_a_search_that_finds_nothing_feasible_ends(
+    tmp_path: Path, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "REFUSALS_PER_TRIAL", 3)
+    trials = make_trials(tmp_path, context, constraints=["size<=1B"])
+    assert run_trials(trials, Budget(trials=2))
+    assert [record.state for record in trials.study.records()] == ["infeasible"] * 7
+
+
+def test_a_search_ends_when_every_plan_was_tried(tmp_path: Path, context: Context) -> None:
+    rules = SpaceRules.from_dict({"name": "few", "rules": [{"op": "quantize", "w_bits": [8, 4], "name": "8"}]})
+    trials = make_trials(tmp_path, context, tiny_space(context, rules))
+    assert run_trials(trials, Budget(trials=50))
+    assert sorted(record.vector for record in trials.study.records()) == [(0,), (1,), (2,)]
+    assert isinstance(trials.listener, Told)
+    assert trials.listener.said == ["every one of the 3 plans was tried"]
+    rules = SpaceRules.from_dict({"rules": [{"op": "quantize", "w_bits": 8, "name": "8", "optional": False}]})
+    (tmp_path / "one").mkdir()
+    single = make_trials(tmp_path / "one", context, tiny_space(context, rules))
+    assert run_trials(single, Budget(trials=50))
+    assert [record.vector for record in single.study.records()] == [(0,)]
+
+
+def test_time_is_a_budget_too(tmp_path: Path, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(10**6))
+    clock = SimpleNamespace(monotonic=lambda: float(next(ticks)), perf_counter=time.perf_counter)
+    monkeypatch.setattr(loop, "time", clock)
+    trials = make_trials(tmp_path, context)
+    assert run_trials(trials, Budget(seconds=4.5))
+    # Two looks at the clock for each trial: before it, and to tell the listener.
+    assert len(trials.study.records()) == 2
+
+
+def test_an_interrupted_trial_is_run_again_and_the_budget_is_reached(tmp_path: Path, context: Context) -> None:
+    first = make_trials(tmp_path, context, listener=Told(interrupt_at=2))
+    assert not run_trials(first, Budget(trials=4))
+    before = first.study.records()
+    assert [record.state for record in before] == ["complete", "complete", "running"]
+    again = make_trials(tmp_path, context)
+    assert run_trials(again, Budget(trials=4))
+    after = again.study.records()
+    assert [record.state for record in after] == ["complete"] * 4
+    assert after[:2] == before[:2]
+    assert (after[2].number, after[2].vector, after[2].label) == (3, before[2].vector, before[2].label)
+    (tmp_path / "whole").mkdir()
+    whole = make_trials(tmp_path / "whole", context)
+    assert run_trials(whole, Budget(trials=4))
+    wanted = [(record.vector, record.metrics) for record in whole.study.records()]
+    assert [(record.vector, record.metrics) for record in after] == wanted
+    assert Study(tmp_path, again.space, OBJECTIVES).requeue_lost() == []
+
+
+def test_constraints_in_words() -> None:
+    dense = {"size_bytes": Metric.exact(1000.0, "bytes")}
+    limits = [parse_constraint(text) for text in ("latency<=20ms", "size<=30%")]
+    assert refused_by({"size_bytes": Metric.exact(300.0, "bytes")}, limits, dense) is None
+    refusal = refused_by({"size_bytes": Metric.exact(301.0, "bytes")}, limits, dense)
+    assert refusal == "size<=30% is not met: size_bytes is 301, the limit 300"
