@@ -81,7 +81,6 @@ def test_baselines_come_first_and_once(tmp_path: Path, context: Context) -> None
 
 def test_more_trials_go_on_where_the_last_ones_ended(tmp_path: Path, context: Context) -> None:
     whole = make_trials(tmp_path / "whole", context)
-    (tmp_path / "parts").mkdir()
     assert run_trials(whole, Budget(trials=5))
     for budget in (2, 2, 5):
         parts = make_trials(tmp_path / "parts", context)
@@ -185,7 +184,6 @@ def test_a_search_ends_when_every_plan_was_tried(tmp_path: Path, context: Contex
     assert isinstance(trials.listener, Told)
     assert trials.listener.said == ["every one of the 3 plans was tried"]
     rules = SpaceRules.from_dict({"rules": [{"op": "quantize", "w_bits": 8, "name": "8", "optional": False}]})
-    (tmp_path / "one").mkdir()
     single = make_trials(tmp_path / "one", context, tiny_space(context, rules))
     assert run_trials(single, Budget(trials=50))
     assert [record.vector for record in single.study.records()] == [(0,)]
@@ -212,7 +210,6 @@ def test_an_interrupted_trial_is_run_again_and_the_budget_is_reached(tmp_path: P
     assert [record.state for record in after] == ["complete"] * 4
     assert after[:2] == before[:2]
     assert (after[2].number, after[2].vector, after[2].label) == (3, before[2].vector, before[2].label)
-    (tmp_path / "whole").mkdir()
     whole = make_trials(tmp_path / "whole", context)
     assert run_trials(whole, Budget(trials=4))
     wanted = [(record.vector, record.metrics) for record in whole.study.records()]

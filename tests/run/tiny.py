@@ -122,6 +122,7 @@ def make_trials(
     baselines: tuple[tuple[str, Vector], ...] | None = None,
     controller: str = "random",
 ) -> Trials:
+    folder.mkdir(exist_ok=True)
     space = space or tiny_space(context)
     parsed: tuple[Constraint, ...] = tuple(parse_constraint(text) for text in constraints)
     return Trials(

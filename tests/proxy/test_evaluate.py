@@ -1,0 +1,184 @@
+"""Plan in, metrics out: the same every time, and the same as a file of the same model says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from autocompress.core.plan import LowRank, Plan, Prune, Quantize, Sparsify, Student
+from autocompress.core.rules import build_space, load_rules
+from autocompress.emit.onnx_export import export_onnx
+from autocompress.errors import PlanError, RunError
+from autocompress.graph.info import total_macs
+from autocompress.proxy.context import Context, Effort
+from autocompress.proxy.cost import cost_of_model, cost_of_plan
+from autocompress.proxy.evaluate import evaluate, realise
+from autocompress.proxy.memory import peak_activation_bytes
+from autocompress.run.adapt import adapt_rules
+from autocompress.targets.profile import load_target
+from autocompress.tasks.builtin.resnet import resnet20
+from autocompress.tasks.evaluate import evaluate_metric
+from tests.nets import make_task
+from tests.run.tiny import laws_of_another_device, tiny_context, tiny_model, tiny_task
+
+PLAN = Plan(
+    groups=(("0", Prune(0.25)), ("3", Prune(0.5))),
+    layers=(("0", (Quantize(8),)), ("3", (Sparsify(0.5), Quantize(4))), ("8", (Quantize(2),))),
+)
+PLANS = [
+    Plan(),
+    PLAN,
+    Plan(groups=(("3", Prune(0.5, "taylor")),)),
+    Plan(layers=(("3", (LowRank(0.5), Quantize(4))),)),
+]
+# Random pruning must follow from the seed as well.
+RANDOM = Plan(groups=(("0", Prune(0.5, "random")),), layers=(("3", (Quantize(3),)),))
+
+
+@pytest.fixture(scope="module")
+def context() -> Context:
+    return tiny_context()
+
+
+@pytest.mark.parametrize("plan", [*PLANS, RANDOM], ids=str)
+def test_the_same_plan_gives_the_same_numbers(context: Context, plan: Plan) -> None:
+    first = evaluate(plan, "short", context)
+    evaluate(PLAN, "short", context)
+    torch.randn(3)
+    second = evaluate(plan, "short", context)
+    fresh = evaluate(plan, "short", tiny_context())
+    assert first.metrics == second.metrics == fresh.metrics
+    for other in (second, fresh):
+        for name, value in first.module.state_dict().items():
+            assert torch.equal(value, other.module.state_dict()[name])
+    assert (first.fidelity, first.plan, first.module.training) == ("short", plan, False)
+
+
+def test_a_seed_gives_another_training(context: Context) -> None:
+    one, other = (evaluate(PLAN, "short", tiny_context(seed=seed)).module for seed in (0, 1))
+    assert not torch.equal(one.get_submodule("8").bias, other.get_submodule("8").bias)
+
+
+def test_the_accuracy_is_that_of_the_module(context: Context) -> None:
+    result = evaluate(PLAN, "short", context)
+    task = context.task
+    assert result.metrics["accuracy"].value == evaluate_metric(result.module, task, task.validation)
+    few = replace(context.effort, validation_samples=8)
+    short = evaluate(PLAN, "short", Context(task, context.target, "fp16", few))
+    assert short.metrics["accuracy"].value == evaluate_metric(short.module, task, task.validation.head(8))
+
+
+def test_the_dense_plan_is_the_model_itself(context: Context) -> None:
+    result = evaluate(Plan(), "short", context)
+    (images,), _ = next(context.task.validation.batches(16))
+    with torch.no_grad():
+        torch.testing.assert_close(result.module(images), context.task.model(images))
+
+
+def test_untrained_is_what_calibration_gives(context: Context) -> None:
+    result = evaluate(PLAN, "untrained", context)
+    wanted = realise(PLAN, context).module.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in result.module.state_dict().items())
+
+
+def test_training_goes_on_from_where_it_ended(context: Context) -> None:
+    first = evaluate(PLAN, "short", context)
+    second = evaluate(PLAN, "full", context, steps=0, start=first.module.state_dict())
+    assert second.metrics == first.metrics
+    steps: list[int] = []
+    evaluate(PLAN, "full", context, steps=5, progress=lambda step, _: steps.append(step))
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) >= 5
+
+
+def test_models_and_the_task_are_left_alone(context: Context) -> None:
+    before = (context.task.model_digest, context.task.data_digest)
+    dense = {name: value.clone() for name, value in context.dense.module.state_dict().items()}
+    for plan in PLANS:
+        evaluate(plan, "short", context)
+    assert (context.task.model_digest, context.task.data_digest) == before
+    assert all(torch.equal(value, dense[name]) for name, value in context.dense.module.state_dict().items())
+
+
+def test_a_metric_that_is_not_finite_is_an_error() -> None:
+    context = tiny_context(replace(tiny_task(trained=False), metric=lambda outputs, targets: float("nan")))
+    with pytest.raises(RunError, match="accuracy on validation is nan"):
+        evaluate(PLAN, "short", context)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (Plan(layers=(("9", (Quantize(8),)),)), "9"),
+        (Plan(groups=(("conv9", Prune(0.5)),)), "conv9"),
+        (Plan(Student(drop=("block",))), "block"),
+        (Plan(Student(choices=(("width", 8),))), "has no 'width'"),
+    ],
+)
+def test_plans_that_do_not_fit_are_refused(context: Context, plan: Plan, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        cost_of_plan(plan, context)
+
+
+def test_a_resolution_or_choice_that_does_not_run_is_refused() -> None:
+    text = make_task("text_encoder")
+    context = Context(text, load_target("jetson-nano"), "fp16", Effort())
+    with pytest.raises(PlanError, match=r"resolution is 0\.5; the model of task 'text_encoder' does not run there"):
+        cost_of_plan(Plan(Student(resolution=0.5)), context)
+    task = replace(tiny_task(trained=False), student=lambda width: tiny_model(width), student_choices={"width": (1, 2)})
+    context = Context(task, load_target("jetson-nano"), "fp16", Effort())
+    with pytest.raises(PlanError, match=r"choices\.width is 3; allowed: 1, 2"):
+        cost_of_plan(Plan(Student(choices=(("width", 3),))), context)
+    assert cost_of_plan(Plan(Student(choices=(("width", 2),))), context).metrics["macs"].value > 0
+
+
+def test_a_student_is_built_by_the_task() -> None:
+    task = replace(tiny_task(), student=lambda width: tiny_model(width), student_choices={"width": (1, 2)})
+    context = Context(task, load_target("jetson-nano"), "fp16", Effort(short_steps=2, calibration_samples=16))
+    plan = Plan(Student(choices=(("width", 2),)), layers=(("8", (Quantize(8),)),))
+    result = evaluate(plan, "untrained", context)
+    assert torch.equal(result.module.get_submodule("0").weight, tiny_model(2)[0].weight)
+    assert evaluate(plan, "short", context).metrics == evaluate(plan, "short", context).metrics
+
+
+def test_a_measured_target_measures_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autocompress.targets.calibrate.local_laws", laws_of_another_device)
+    context = tiny_context(target="local")
+    plan = Plan(layers=(("3", (Quantize(8, 8),)),))
+    short, untrained = evaluate(plan, "short", context), evaluate(plan, "untrained", context)
+    latency = short.metrics["latency_ms"]
+    assert (latency.origin, short.metrics["size_bytes"].origin) == ("measured", "measured")
+    assert 0.0 < latency.low <= latency.value <= latency.high
+    assert untrained.metrics["latency_ms"].origin != "measured"
+    assert short.metrics["accuracy"] == evaluate(plan, "short", context).metrics["accuracy"]
+
+
+@cache
+def net_context(name: str) -> Context:
+    if name == "resnet20":
+        task = replace(make_task("mobilenet"), model=resnet20(num_classes=4).eval())
+    else:
+        task = make_task(name)
+    return Context(task, load_target("jetson-nano"), "fp16", Effort(short_steps=0, calibration_samples=16))
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet", "unet", "lenet", "text_encoder"])
+def test_the_predicted_size_is_that_of_the_file(name: str, tmp_path: Path) -> None:
+    context = net_context(name)
+    space = build_space(adapt_rules(load_rules("joint"), context.target.profile)[0], context.dense.info)
+    rungs = [plan for _, plan in space.uniform_plans()]
+    vectors = (space.dense_vector, space.centre_vector, space.extreme_vector)
+    for plan in [*(space.decode(vector) for vector in vectors), *rungs[::6]]:
+        module = realise(plan, context).module
+        predicted = cost_of_plan(plan, context).metrics
+        exported = export_onnx(module, context.dense.inputs, tmp_path / "model.onnx", opset=13)
+        assert predicted["size_bytes"].value == pytest.approx(exported.size_bytes, rel=0.03), plan
+        # Weights do not matter to what a plan costs.
+        assert predicted == cost_of_model(module, context).metrics
+        assert predicted["macs"].value == total_macs(module)
+        assert predicted["peak_memory_bytes"].value == peak_activation_bytes(module, "fp16")
+        assert predicted["latency_ms"].low <= predicted["latency_ms"].value <= predicted["latency_ms"].high
