@@ -498,20 +498,19 @@ def test_front_svg_is_well_formed_and_escapes():
     assert "no verified point" in front_svg([], Axis("a", "", False), Axis("b", "", True))
 
 
-def test_draw_front_reads_a_front(tmp_path, monkeypatch):
+def test_draw_front_draws_points_and_baselines(tmp_path, monkeypatch):
     import runpy
     import sys
     from pathlib import Path
 
     data = sample(points=4)
-    as_json = {name: metric.to_dict() for name, metric in data.baselines[0].metrics.items()}
-    points = [{"id": row.id, "metrics": {k: m.to_dict() for k, m in row.metrics.items()}} for row in data.points]
+    save_report_data(tmp_path / "report.json", data)
+    svg = tmp_path / "front.svg"
     script = Path(__file__).parents[2] / "scripts" / "draw_front.py"
-    for baseline in (as_json, {"dense": {"metrics": as_json}, "w8": as_json}):
-        front, svg = tmp_path / "front.json", tmp_path / "front.svg"
-        front.write_text(json.dumps({"objectives": ["accuracy"], "baseline": baseline, "points": points}))
-        monkeypatch.setattr(sys, "argv", ["draw_front.py", str(front), str(svg), "--log", "--x", "latency_ms"])
+    for least, uniform in ((0.0, len(data.baselines) - 1), (1000.0, 0)):
+        words = ["draw_front.py", str(tmp_path), str(svg), "--log", "--x", "latency_ms", "--least", str(least)]
+        monkeypatch.setattr(sys, "argv", words)
         runpy.run_path(str(script), run_name="__main__")
         root = ElementTree.fromstring(svg.read_text())
         assert len(root.findall(".//{*}circle")) == 4
-        assert len(root.findall(".//{*}rect")) == (1 if baseline is as_json else 2)
+        assert len(root.findall(".//{*}rect")) == uniform

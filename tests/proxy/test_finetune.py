@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from autocompress.core.plan import LowRank, Plan, Prune, Quantize
 from autocompress.errors import RunError
 from autocompress.graph.info import trace_model
 from autocompress.proxy.finetune import Training, finetune
-from autocompress.tasks import Task
+from autocompress.tasks import Task, distillation_loss
 from autocompress.tasks.evaluate import evaluate_metric
 from tests.nets import make_task
 from tests.run.tiny import tiny_task
@@ -43,9 +44,29 @@ def models(task: Task) -> tuple[nn.Module, nn.Module]:
 
 
 def trained(models: tuple[nn.Module, nn.Module], task: Task, training: Training) -> tuple[nn.Module, list[float]]:
-    student, losses = copy.deepcopy(models[0]), []
-    finetune(student, models[1], task, training, lambda step, loss: losses.append(loss))
-    return student, losses
+    """A trained copy of the student, with the loss of every step."""
+    student = copy.deepcopy(models[0])
+    return student, losses_of(student, models[1], task, training)
+
+
+def losses_of(student: nn.Module, teacher: nn.Module, task: Task, training: Training) -> list[float]:
+    """Trains the student and returns the loss of every step."""
+    own: list[float] = []
+    soft: list[float] = []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        value = task.loss(outputs, targets)
+        own.append(float(value.detach()))
+        return value
+
+    def distill(outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+        value = distillation_loss(outputs, wanted, temperature)
+        soft.append(float(value.detach()))
+        return value
+
+    finetune(student, teacher, replace(task, loss=loss, distill=distill), training)
+    weight = training.weight
+    return [(1 - weight) * a + weight * b for a, b in itertools.zip_longest(own, soft, fillvalue=0.0)]
 
 
 def test_training_follows_from_the_seed(task: Task, models: tuple[nn.Module, nn.Module]) -> None:
@@ -60,9 +81,7 @@ def test_training_follows_from_the_seed(task: Task, models: tuple[nn.Module, nn.
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.7, 1.0])
-def test_the_loss_falls_and_the_accuracy_rises(
-    task: Task, models: tuple[nn.Module, nn.Module], weight: float
-) -> None:
+def test_the_loss_falls_and_the_accuracy_rises(task: Task, models: tuple[nn.Module, nn.Module], weight: float) -> None:
     student, losses = trained(models, task, Training(60, 4.0, weight, 0, learning_rate=0.05))
     assert sum(losses[-6:]) < 0.7 * sum(losses[:6])
     before = evaluate_metric(models[0], task, task.validation)
@@ -86,9 +105,7 @@ def test_no_steps_change_nothing(task: Task, models: tuple[nn.Module, nn.Module]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_training_that_diverges_is_stopped(
-    task: Task, models: tuple[nn.Module, nn.Module], value: float
-) -> None:
+def test_training_that_diverges_is_stopped(task: Task, models: tuple[nn.Module, nn.Module], value: float) -> None:
     broken = replace(task, loss=lambda outputs, targets: F.cross_entropy(outputs, targets) * 0.0 + value)
     with pytest.raises(RunError, match=rf"training diverged: the loss is {value} at step 1 of 4"):
         trained(models, broken, Training(4, 4.0, 0.0, 0))
@@ -99,6 +116,12 @@ def test_a_rate_that_is_far_too_high_is_told_or_survived(task: Task, models: tup
     broken = replace(task, loss=lambda outputs, targets: (outputs**4).mean().exp())
     with pytest.raises(RunError, match="training diverged"):
         trained(models, broken, Training(200, 4.0, 0.0, 0, learning_rate=1e6))
+
+
+def test_progress_is_told(task: Task, models: tuple[nn.Module, nn.Module]) -> None:
+    told: list[tuple[int, int]] = []
+    finetune(copy.deepcopy(models[0]), models[1], task, Training(3, 4.0, 0.7, 0), lambda *step: told.append(step))
+    assert told == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_one_sample_left_over_is_skipped(task: Task, models: tuple[nn.Module, nn.Module]) -> None:
@@ -116,8 +139,7 @@ def test_every_kind_of_net_learns(name: str) -> None:
         for parameter in student.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(1.0 + 0.5 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-    losses: list[float] = []
-    finetune(student, traced.module, task, Training(16, 4.0, 0.7, 0), lambda step, loss: losses.append(loss))
+    losses = losses_of(student, traced.module, task, Training(16, 4.0, 0.7, 0))
     assert sum(losses[-4:]) < sum(losses[:4])
 
 

@@ -164,7 +164,10 @@ def test_accuracy_is_judged_after_training(tmp_path: Path, context: Context) -> 
     assert run_trials(replace(trials, dense={**trials.dense, **dense}), Budget(trials=2))
     for record in trials.study.records():
         assert record.state == "complete"
-        assert record.error == f"accuracy>=-1.0 is not met: accuracy is {record.metrics['accuracy'].value:g}, the limit 199"
+        assert (
+            record.error
+            == f"accuracy>=-1.0 is not met: accuracy is {record.metrics['accuracy'].value:g}, the limit 199"
+        )
 
 
 def test_a_search_that_finds_nothing_feasible_ends(
