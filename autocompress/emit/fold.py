@@ -102,6 +102,7 @@ class FoldedModel:
     weights: dict[str, StoredWeight]
 
 
+@torch.no_grad()
 def fold_batchnorm(model: GraphModule, *, half: bool = False) -> FoldedModel:
     """Folds every BatchNorm that can be folded exactly, on a copy in evaluation mode.
 
@@ -131,10 +132,9 @@ def fold_batchnorm(model: GraphModule, *, half: bool = False) -> FoldedModel:
             step = _integer_input(model, node, weights[name])
             if step is not None:
                 weights[name] = _with_positive_steps(weights[name], step, _module(model, node).bias)
-    with torch.no_grad():
-        for name, stored in weights.items():
-            layer = model.get_submodule(name)
-            layer.weight = nn.Parameter(stored.dequantized(), requires_grad=False)
+    for name, stored in weights.items():
+        layer = model.get_submodule(name)
+        layer.weight = nn.Parameter(stored.dequantized(), requires_grad=False)
     return FoldedModel(model, weights)
 
 

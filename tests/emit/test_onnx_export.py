@@ -12,12 +12,15 @@ from torch.fx import GraphModule, Tracer
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils import parametrize
 
+from autocompress.compress.apply import compress
+from autocompress.compress.calibrate import calibrate
 from autocompress.compress.quantizer import ActivationQuantizer, HalfWeight, SparseMask, WeightQuantizer
-from autocompress.core.plan import Quantize
+from autocompress.core.plan import Plan, Quantize
 from autocompress.emit.fold import fold_batchnorm
 from autocompress.emit.onnx_export import export_onnx, graph_overhead_bytes, payload_bytes, unpack_onnx
-from autocompress.emit.verify import run_onnx
+from autocompress.emit.verify import run_onnx, verify
 from autocompress.errors import UnsupportedError
+from autocompress.graph.info import trace_model
 
 aten = torch.ops.aten
 END = 9223372036854775807
@@ -400,3 +403,18 @@ def test_an_integer_layer_read_twice_keeps_its_float_form(tmp_path: Path) -> Non
     assert fold_batchnorm(model).weights["conv"].input_scale is None
     exported = export_onnx(model, (x,), tmp_path / "m.onnx", opset=17)
     assert difference(model, exported.path, x) < 0.02
+
+
+def test_trained_integer_linear_layers_and_equal_tensors_export(tmp_path: Path) -> None:
+    """Biases that require gradients, and two layers with the same weights stored in different bits."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    model[2].load_state_dict(model[0].state_dict())
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    traced = trace_model(model, (x[:2],))
+    plan = Plan(layers=(("0", (Quantize(4, 8),)), ("2", (Quantize(8, 8),)), ("4", (Quantize(8, 8),))))
+    module = compress(traced, plan).module
+    calibrate(module, (x,), {}, traced.coupling, frozenset())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    exported = export_onnx(module, (x[:2],), tmp_path / "m.onnx", opset=13)
+    found = verify(exported.path, module, [(x,)])
+    assert found.passed, found.reason
