@@ -231,4 +231,7 @@ def runnable_resolutions(model: nn.Module, inputs: tuple[Tensor, ...], shares: S
 
 
 def _shape_of(output: Any) -> Any:
-    return tuple(output.shape) if isinstance(output, Tensor) else tuple(tuple(o.shape) for o in output)
+    """Shapes of a tensor or of a tuple of tensors; anything else is refused by `trace`, in words."""
+    if isinstance(output, Tensor):
+        return tuple(output.shape)
+    return tuple(tuple(o.shape) for o in output if isinstance(o, Tensor)) if isinstance(output, tuple | list) else None

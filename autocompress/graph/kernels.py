@@ -216,7 +216,7 @@ def _fused_name(module: fx.GraphModule, node: fx.Node) -> str:
 
 def _dtype(module: fx.GraphModule, chain: list[fx.Node], reads: tuple[fx.Node, ...]) -> str:
     """`int8` where every activation is rounded to 8 bits and the weight is stored in 8 bits or less."""
-    rounded = all(_rounds_to(module, n) == 8 for n in reads) and bool(reads)
+    rounded = all(rounded_bits(module, n) == 8 for n in reads) and bool(reads)
     if not is_layer(module, chain[0]):
         return "int8" if rounded else "fp32"
     layer = module.get_submodule(str(chain[0].target))
@@ -228,7 +228,7 @@ def _dtype(module: fx.GraphModule, chain: list[fx.Node], reads: tuple[fx.Node, .
     return "fp16" if half else "fp32"
 
 
-def _rounds_to(module: fx.GraphModule, node: fx.Node) -> int | None:
+def rounded_bits(module: fx.GraphModule, node: fx.Node) -> int | None:
     """The bits of a tensor that was rounded, looking back over views and what only moves values."""
     while True:
         if is_quantizer(module, node):

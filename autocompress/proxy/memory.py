@@ -7,7 +7,7 @@ import math
 from torch import fx
 
 from autocompress.core.kernel import BYTES_PER_ELEMENT
-from autocompress.graph.kernels import Step, is_quantizer, steps
+from autocompress.graph.kernels import Step, is_quantizer, rounded_bits, steps
 from autocompress.graph.layers import batch_of
 
 
@@ -57,11 +57,7 @@ def _bytes(module: fx.GraphModule, node: fx.Node, precision: str, batch: int) ->
         total: int = sum(math.prod(shape) for shape in node.meta.get("shapes", ()))
         return total // batch * BYTES_PER_ELEMENT[precision]
     rounded = [user for user in node.users if is_quantizer(module, user)]
-    quantizer = rounded[0] if rounded and len(node.users) == len(rounded) else None
-    if is_quantizer(module, node):
-        quantizer = node
-    size = BYTES_PER_ELEMENT[precision]
-    if quantizer is not None and int(module.get_submodule(str(quantizer.target)).bits) == 8:  # type: ignore[arg-type]
-        size = 1
+    everywhere = bool(rounded) and len(node.users) == len(rounded)
+    size = 1 if rounded_bits(module, rounded[0] if everywhere else node) == 8 else BYTES_PER_ELEMENT[precision]
     elements: int = math.prod(node.meta["shape"])
     return elements // batch * size

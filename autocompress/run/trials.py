@@ -118,11 +118,11 @@ def run_one(trials: Trials, number: int, vector: Vector, label: str) -> Record:
             return Record(number, label, vector, "infeasible", "cost", cost.metrics, seconds, refusal)
         tables = time.perf_counter() - start
         result = evaluate(plan, "short", trials.context, progress=_progress(trials, number))
+        save_weights(checkpoint_path(trials.checkpoints, number), result)
     except Exception as error:  # noqa: BLE001  # whatever a trial raises is its result, not the end of the search
         LOG.error("trial %d failed: %s\n%s", number, error, traceback.format_exc())
         seconds = {"apply": time.perf_counter() - start}
         return Record(number, label, vector, "failed", "short", {}, seconds, _one_line(error))
-    save_weights(checkpoint_path(trials.checkpoints, number), result)
     seconds = {"tables": tables, **result.seconds}
     violated = refused_by(result.metrics, trials.constraints, trials.dense)
     LOG.info("trial %d (%s): %s", number, label, _told(result.metrics))

@@ -218,5 +218,6 @@ def test_ladder_without_ops_tries_the_architectures() -> None:
         "width 8": (0, 1, 0, 0, 0),
         "resolution 0.5": (1, 0, 0, 0, 0),
         "every second block dropped": (0, 0, 0, 1, 0),
-        "all blocks dropped": (0, 0, 1, 1, 1),
+        "every second block dropped at resolution 0.5": (1, 0, 0, 1, 0),
+        "one block left at resolution 0.5": (1, 0, 1, 1, 0),
     }

@@ -13,7 +13,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils import parametrize
 
 from autocompress.compress.apply import compress
-from autocompress.compress.calibrate import calibrate
+from autocompress.compress.calibrate import calibrate as calibrate_compressed
 from autocompress.compress.quantizer import ActivationQuantizer, HalfWeight, SparseMask, WeightQuantizer
 from autocompress.core.plan import Plan, Quantize
 from autocompress.emit.fold import fold_batchnorm
@@ -413,7 +413,7 @@ def test_trained_integer_linear_layers_and_equal_tensors_export(tmp_path: Path) 
     traced = trace_model(model, (x[:2],))
     plan = Plan(layers=(("0", (Quantize(4, 8),)), ("2", (Quantize(8, 8),)), ("4", (Quantize(8, 8),))))
     module = compress(traced, plan).module
-    calibrate(module, (x,), {}, traced.coupling, frozenset())
+    calibrate_compressed(module, (x,), {}, traced.coupling, frozenset())
     assert all(parameter.requires_grad for parameter in module.parameters())
     exported = export_onnx(module, (x[:2],), tmp_path / "m.onnx", opset=13)
     found = verify(exported.path, module, [(x,)])

@@ -507,10 +507,12 @@ def test_draw_front_draws_points_and_baselines(tmp_path, monkeypatch):
     save_report_data(tmp_path / "report.json", data)
     svg = tmp_path / "front.svg"
     script = Path(__file__).parents[2] / "scripts" / "draw_front.py"
-    for least, uniform in ((0.0, len(data.baselines) - 1), (1000.0, 0)):
+    for least, shown in ((0.0, len(data.baselines)), (1000.0, 0)):
         words = ["draw_front.py", str(tmp_path), str(svg), "--log", "--x", "latency_ms", "--least", str(least)]
         monkeypatch.setattr(sys, "argv", words)
         runpy.run_path(str(script), run_name="__main__")
         root = ElementTree.fromstring(svg.read_text())
         assert len(root.findall(".//{*}circle")) == 4
-        assert len(root.findall(".//{*}rect")) == uniform
+        squares = [node for node in root.iter() if node.get("class") == "uniform"]
+        diamonds = [node for node in root.iter() if node.get("class") == "dense"]
+        assert len(squares) + len(diamonds) == shown
