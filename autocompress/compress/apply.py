@@ -14,7 +14,7 @@ from autocompress.compress.importance import Gradients, class_scores
 from autocompress.compress.lowrank import FACTORISED_OPS, factorise
 from autocompress.compress.quantize import insert_activation_quantizers, quantize_weight
 from autocompress.compress.sparsify import sparsify
-from autocompress.core.plan import LowRank, Plan, Quantize, Sparsify
+from autocompress.core.plan import LowRank, Plan, Quantize, Sparsify, Student
 from autocompress.errors import PlanError, UnsupportedError, nearest
 from autocompress.graph.blocks import drop_blocks
 from autocompress.graph.couple import NORM_MODULES, Channels
@@ -69,6 +69,8 @@ def compress(
         gradients: Loss gradients by parameter path, for the criterion `taylor`.
         seed: For the criterion `random`.
     """
+    asked = plan
+    plan, notes = _for_student(traced, plan) if plan.student.choices else (plan, [])
     _check_names(traced, plan)
     module = copy.deepcopy(traced.module)
     if plan.student.drop:
@@ -78,14 +80,14 @@ def compress(
         removed |= silent_channels(traced, module, removed)
     if removed:
         cut(module, traced.coupling, removed, traced.inputs)
-    factors, notes = _factorise(module, plan, weights)
+    factors, refused = _factorise(module, plan, weights)
     if factors or plan.student.drop:
         tidy(module)
         record_shapes(module, traced.inputs)
     _values(module, plan, factors, weights)
     module.recompile()
     module.eval()
-    return Compressed(module, plan, traced.inputs, frozenset(removed), factors, tuple(notes))
+    return Compressed(module, asked, traced.inputs, frozenset(removed), factors, (*notes, *refused))
 
 
 def choose_channels(
@@ -135,6 +137,23 @@ def silent_channels(traced: Traced, module: fx.GraphModule, removed: set[int]) -
     with torch.no_grad():
         before, after = (torch.cat([leaf.flatten() for leaf in leaves(m(*traced.inputs))]) for m in (module, trial))
     return silent if torch.allclose(before, after, rtol=1e-4, atol=1e-5) else set()
+
+
+def _for_student(traced: Traced, plan: Plan) -> tuple[Plan, list[str]]:
+    """The part of a plan that fits the architecture its choices built; a space is made for the dense model's names."""
+    info = traced.info
+    blocks = {block.name for block in info.blocks}
+    groups = {group.name for group in info.groups if group.blocked_by is None}
+    layers = {layer.name for layer in info.layers if layer.frozen_reason is None}
+    drop = tuple(name for name in plan.student.drop if name in blocks)
+    fitting = Plan(
+        Student(drop, plan.student.resolution, plan.student.choices),
+        tuple(entry for entry in plan.groups if entry[0] in groups),
+        tuple(entry for entry in plan.layers if entry[0] in layers),
+    )
+    asked = {*plan.student.drop, *dict(plan.groups), *dict(plan.layers)}
+    missing = sorted(asked - {*drop, *dict(fitting.groups), *dict(fitting.layers)})
+    return fitting, [f"{name}: not in the student that was built" for name in missing]
 
 
 def _check_names(traced: Traced, plan: Plan) -> None:
