@@ -39,7 +39,21 @@ def counted(module: fx.GraphModule, element_bytes: dict[fx.Node, int], default: 
     return max(peaks)
 
 
-MOVED = "slice pad permute transpose view reshape unflatten unsqueeze squeeze select unbind expand contiguous".split()
+MOVED = [
+    "slice",
+    "pad",
+    "permute",
+    "transpose",
+    "view",
+    "reshape",
+    "unflatten",
+    "unsqueeze",
+    "squeeze",
+    "select",
+    "unbind",
+    "expand",
+    "contiguous",
+]
 MOVED += ["getitem", "flatten", "clone"]
 NETS = [
     "mobilenet",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ class Net(nn.Module):
     def __init__(self, depth: int = 3, width: int = 8) -> None:
         super().__init__()
         channels = [1] + [width] * depth
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(channels, channels[1:], strict=False))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(channels))
         self.head = nn.Linear(width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
