@@ -267,9 +267,9 @@ def targets_show(name: Annotated[str, typer.Argument(help="Shipped name or path.
 @app.command()
 def doctor(json_: Json = False) -> None:
     """What this installation has: versions, threads, devices, data folder."""
-    from autocompress import config as wiring
+    from autocompress.run.environment import doctor as look
 
-    data = wiring.doctor()
+    data = look()
     table = Table("what", "value")
     for name, value in data.items():
         table.add_row(name, str(value))

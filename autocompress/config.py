@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from autocompress import __version__
 from autocompress.core.constraint import Budget, Constraint, parse_budget, parse_constraint
 from autocompress.core.metric import MAXIMISED, OBJECTIVES
 from autocompress.core.plan import Plan
 from autocompress.core.rules import SpaceRules, build_space, load_rules
-from autocompress.core.shipped import cache_folder
 from autocompress.core.space import Space
 from autocompress.core.strict_yaml import read_yaml
 from autocompress.errors import InputError, nearest
@@ -29,6 +23,7 @@ from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.run.adapt import adapt_rules
 from autocompress.run.drive import Driver, Settings
+from autocompress.run.environment import versions
 from autocompress.run.folder import CONFIG, Run
 from autocompress.run.progress import Silent, Terminal
 from autocompress.run.trials import Listener
@@ -38,7 +33,6 @@ from autocompress.targets.profile import Target, load_target
 from autocompress.tasks import Task, check_task, load_task
 
 DEFAULT_OBJECTIVES = ("accuracy", "size_bytes", "latency_ms")
-PACKAGES = ("torch", "optuna", "onnx", "onnxruntime", "numpy")
 
 
 @dataclass(frozen=True)
@@ -352,29 +346,6 @@ def _check_unchanged(run: Run, wired: Wired) -> None:
             )
 
 
-def versions() -> dict[str, str]:
-    """What this runs on: packages, Python, the machine and the git revision of the package where there is one."""
-    found = {"autocompress": __version__, "python": platform.python_version(), "machine": platform.platform()}
-    found.update({name: version(name) for name in PACKAGES})
-    revision = _git_revision()
-    return {**found, **({"git": revision} if revision else {})}
-
-
-def _git_revision() -> str | None:
-    folder = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=5,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
-
-
 def command_of(config: SearchConfig) -> str:
     """The command line that would start the same search."""
     words = ["autocompress search"]
@@ -441,15 +412,3 @@ def read_plan(path: Path) -> Plan:
         return Plan.from_dict(data)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-
-
-def doctor() -> dict[str, Any]:
-    """What this installation has."""
-    return {
-        **versions(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
-        "bf16 on this processor": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
-        "AUTOCOMPRESS_DATA": os.environ.get("AUTOCOMPRESS_DATA", "not set"),
-        "cache": str(cache_folder()),
-    }

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from autocompress.config import versions
 from autocompress.core.plan import Plan, Prune, Quantize, Student
 from autocompress.emit.onnx_export import export_onnx
 from autocompress.emit.verify import open_session
@@ -27,6 +26,7 @@ from autocompress.graph.info import total_macs
 from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.evaluate import realise
 from autocompress.proxy.finetune import Training, finetune
+from autocompress.run.environment import versions
 from autocompress.targets.profile import load_target
 from autocompress.tasks import Task, evaluate_metric, load_task
 
