@@ -13,7 +13,6 @@ import yaml
 from autocompress.config import (
     SearchConfig,
     command_of,
-    doctor,
     estimate,
     new_folder,
     read_config,
@@ -26,6 +25,7 @@ from autocompress.config import (
 )
 from autocompress.core.plan import Plan, Prune, Quantize, Student
 from autocompress.errors import InputError, PlanError
+from autocompress.run.environment import doctor
 from autocompress.run.folder import Run
 from tests.run.tiny import RULES, laws_of_another_device, tiny_task
 
