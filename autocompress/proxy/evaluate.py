@@ -26,7 +26,7 @@ from autocompress.targets.measure import measure_onnx
 from autocompress.tasks.evaluate import evaluate_metric
 
 MEASURING_ROUNDS = 15
-_LONGEST_TRAINING = 4.0
+_LONGEST_TRAINING = 3.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def evaluate(
 
 
 def affordable_steps(steps: int, module: fx.GraphModule, context: Context) -> int:
-    """Steps for the same work: a model with half the MACs is trained twice as long, up to four times."""
+    """Steps for the same work: a model with half the MACs is trained twice as long, up to three times."""
     macs = total_macs(module)
     return round(steps * min(_LONGEST_TRAINING, max(1.0, context.dense.info.macs / max(1, macs))))
 

@@ -30,7 +30,7 @@ from autocompress.search.select import spread
 from autocompress.tasks.evaluate import evaluate_metric
 
 LOG = logging.getLogger("autocompress")
-LEAST_FINAL_STEPS = 200
+LEAST_FINAL_STEPS = 120
 DENSE = "dense"
 
 
@@ -175,7 +175,7 @@ class Driver:
             return None
 
     def final_steps(self, epochs: float) -> int:
-        """Optimiser steps of the final training: whole epochs, but not fewer than 200 on a small data set."""
+        """Optimiser steps of the final training: whole epochs, but not fewer than 120 on a small data set."""
         if epochs <= 0:
             return 0
         per_epoch = math.ceil(len(self.context.task.train) / self.context.task.batch_size)
