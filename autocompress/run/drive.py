@@ -148,7 +148,11 @@ class Driver:
         for index, record in enumerate(chosen):
             name = f"point {index + 1} of {len(chosen)} (trial {record.number})"
             self.listener.say(f"{name}: training {steps} steps, exporting, verifying")
-            point = self._emit_record(record, artifacts / f"t{record.number:03d}", steps, baseline, name)
+            try:
+                point = self._emit_record(record, artifacts / f"t{record.number:03d}", steps, baseline, name)
+            except KeyboardInterrupt:
+                self.listener.say("interrupted: the points that are ready are kept")
+                break
             if point is not None:
                 points.append(point)
         return baseline, points
