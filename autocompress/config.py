@@ -249,8 +249,6 @@ def _extended(old: str, new: str) -> Budget:
 def _driver(wired: Wired, folder: Path, listener: Listener | None) -> Driver:
     config = wired.config
     settings = Settings(
-        task=config.task,
-        space_name=config.space,
         controller=config.controller,
         seed=config.seed,
         final_epochs=config.final_epochs,

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from autocompress.compress.quantizer import ActivationQuantizer, HalfWeight, WeightQuantizer
 from autocompress.core.plan import Quantize
 from autocompress.graph.couple import NORM_MODULES
-from autocompress.graph.layers import is_layer
+from autocompress.graph.layers import aten_name, is_layer
 
 # What a runtime folds into the kernel before it; the tensor behind it is the one that is stored.
 FUSED_ACTIVATIONS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min")
@@ -74,7 +74,7 @@ def _close(module: fx.GraphModule, marked: dict[fx.Node, Quantize]) -> None:
     for node in module.graph.nodes:
         if node.op != "call_function" or not node.all_input_nodes:
             continue
-        base = str(node.target).removeprefix("aten.").split(".")[0]
+        base = aten_name(node)
         origins = [moved.get(source, source) for source in node.all_input_nodes]
         if not all(origin in marked for origin in origins):
             continue
@@ -115,7 +115,7 @@ def fused_output(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 def _fuses(module: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         return isinstance(module.get_submodule(str(node.target)), (*NORM_MODULES, nn.Dropout, nn.Dropout2d))
-    base = str(node.target).removeprefix("aten.").split(".")[0]
+    base = aten_name(node)
     return node.op == "call_function" and base in FUSED_ACTIVATIONS
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from autocompress.errors import UnsupportedError
 from autocompress.graph.couple import CONV_MODULES, NORM_MODULES, Coupling, LayerLabels
 from autocompress.graph.labels import Block, Ids, Labels, block_on
+from autocompress.graph.layers import aten_name
 from autocompress.graph.rules import FACTORY_SHAPE_ARGUMENT, where
 from autocompress.graph.trace import record_shapes, tidy
 
@@ -129,7 +130,7 @@ class _Cutter:
 
     def rewrite(self, node: fx.Node) -> None:
         """Follows the cut in the constants of one operator call."""
-        base = str(node.target).removeprefix("aten.").split(".")[0]
+        base = aten_name(node)
         rewriter = _REWRITERS.get(base)
         if rewriter is not None:
             rewriter(self, node)

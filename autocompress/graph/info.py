@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from autocompress.core.model_info import BlockInfo, ChannelGroup, LayerInfo, ModelInfo
 from autocompress.graph.blocks import Residual, residual_blocks
 from autocompress.graph.couple import Coupling, couple
-from autocompress.graph.layers import batch_of, is_layer, is_matmul, layer_macs, layer_op, matmul_macs
+from autocompress.graph.layers import aten_name, batch_of, is_layer, is_matmul, layer_macs, layer_op, matmul_macs
 from autocompress.graph.trace import record_shapes, trace
 
 _READS_WEIGHTS = (
@@ -168,7 +168,7 @@ def _bare_weights(module: fx.GraphModule, node: fx.Node) -> list[tuple[str, Laye
         value = _attribute(module, str(arg.target))
         if not isinstance(value, nn.Parameter) or value.dim() < 2 or min(value.shape[:2]) < 2:
             continue
-        base = str(node.target).removeprefix("aten.").split(".")[0]
+        base = aten_name(node)
         name = str(arg.target).removesuffix(".weight")
         if base in _READS_WEIGHTS:
             shared = sum(1 for user in arg.users) > 1

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from autocompress.core.kernel import Kernel
 from autocompress.graph.couple import NORM_MODULES
-from autocompress.graph.layers import batch_of, is_layer, is_matmul, layer_macs, layer_op, matmul_macs
+from autocompress.graph.layers import aten_name, batch_of, is_layer, is_matmul, layer_macs, layer_op, matmul_macs
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ def steps(module: fx.GraphModule) -> tuple[Step, ...]:
 
 def base_name(node: fx.Node) -> str:
     """The operator's name without namespace and overload."""
-    return str(node.target).removeprefix("aten.").split(".")[0].replace("<built-in function ", "").rstrip(">")
+    return aten_name(node).replace("<built-in function ", "").rstrip(">")
 
 
 def _module(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:

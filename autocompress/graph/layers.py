@@ -59,3 +59,8 @@ def batch_of(module: fx.GraphModule) -> int:
 def is_matmul(node: fx.Node) -> bool:
     """True for a product of two activations."""
     return str(node.target).split(".")[:2] in (["aten", "matmul"], ["aten", "bmm"], ["aten", "mm"])
+
+
+def aten_name(node: fx.Node) -> str:
+    """The name of an operator without its namespace and overload: `conv2d` of `aten.conv2d.default`."""
+    return str(node.target).removeprefix("aten.").split(".")[0]

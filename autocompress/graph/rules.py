@@ -9,6 +9,7 @@ import numpy as np
 from torch import fx
 
 from autocompress.graph.labels import Block, Coupler, Labels, block_on, take, without
+from autocompress.graph.layers import aten_name
 
 Shape = tuple[int, ...]
 
@@ -360,7 +361,7 @@ FACTORY_SHAPE_ARGUMENT = {"zeros": 0, "ones": 0, "empty": 0, "full": 0, "new_zer
 
 def _factory(ctx: Context, node: fx.Node) -> Labels:
     """Tensors made of one constant: each fixed dimension may shrink with whatever it meets."""
-    base = str(node.target).removeprefix("aten.").split(".")[0]
+    base = aten_name(node)
     sizes: Any = node.args[FACTORY_SHAPE_ARGUMENT[base]]
     return tuple(
         Block((d,), ctx.coupler.fresh(size)) for d, size in enumerate(sizes) if isinstance(size, int) and size > 1
@@ -423,6 +424,6 @@ RULES: dict[str, Rule] = {
 
 def propagate(ctx: Context, node: fx.Node) -> Any:
     """Labels of the result of a function node."""
-    base = str(node.target).removeprefix("aten.").split(".")[0]
+    base = aten_name(node)
     rule = RULES.get(base, _unknown)
     return rule(ctx, node)

@@ -43,8 +43,6 @@ class Settings:
         notes: What was changed in the space for the target, a sentence each.
     """
 
-    task: str
-    space_name: str
     controller: str
     seed: int
     final_epochs: float
