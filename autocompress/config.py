@@ -47,7 +47,7 @@ class SearchConfig:
         objectives: Metrics to improve.
         constraints: E.g. `latency<=20ms`, `size<=30%`, `accuracy>=-1.0`.
         precision: What unquantized layers run in; None takes the target's own.
-        short_steps: Optimiser steps of a trial; None takes an epoch, but at least 16 and at most 60.
+        short_steps: Optimiser steps of a trial; None takes an epoch, but at least 16 and at most 40.
         final_epochs: Epochs of training for each point of the front; 0 exports the trials as they are.
         final_points: How many points of the front are trained to the end and exported.
         validation_samples: Samples a trial is judged on; None takes all.
@@ -133,7 +133,7 @@ def wire(
         )
     epoch = math.ceil(len(task.train) / task.batch_size)
     effort = Effort(
-        config.short_steps if config.short_steps is not None else min(60, max(16, epoch)),
+        config.short_steps if config.short_steps is not None else min(40, max(16, epoch)),
         config.calibration_samples,
         config.validation_samples,
         rules.distill_temperature,

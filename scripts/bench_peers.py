@@ -75,7 +75,7 @@ def half_the_macs(context: Context) -> Row:
     start = time.perf_counter()
     module = realise(plan, context).module
     epoch = math.ceil(len(context.task.train) / context.task.batch_size)
-    finetune(module, context.dense.module, context.task, Training(epoch, 4.0, 0.7, SEED))
+    finetune(module, context.teacher, context.task, Training(epoch, 4.0, 0.7, SEED))
     seconds = time.perf_counter() - start
     return measured("2x fewer MACs, one epoch", module, context, seconds, "ModelOpt FastNAS 87.25 %")
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from autocompress.compress.importance import Gradients, class_scores
 from autocompress.compress.lowrank import FACTORISED_OPS, factorise
 from autocompress.compress.quantize import insert_activation_quantizers, quantize_weight
+from autocompress.compress.repair import Reference, repair
 from autocompress.compress.sparsify import sparsify
 from autocompress.core.plan import LowRank, Plan, Quantize, Sparsify, Student
 from autocompress.errors import PlanError, UnsupportedError, nearest
@@ -58,7 +59,13 @@ def apply(model: nn.Module, plan: Plan, example_inputs: tuple[Tensor, ...]) -> f
 
 
 def compress(
-    traced: Traced, plan: Plan, *, weights: bool = True, gradients: Gradients | None = None, seed: int = 0
+    traced: Traced,
+    plan: Plan,
+    *,
+    weights: bool = True,
+    gradients: Gradients | None = None,
+    reference: Reference | None = None,
+    seed: int = 0,
 ) -> Compressed:
     """Applies every op of a plan to a copy of a traced model.
 
@@ -67,6 +74,7 @@ def compress(
         plan: Names layers, groups and blocks of this model.
         weights: False skips what costs time and changes no shape (decompositions, ranges): for cost tables.
         gradients: Loss gradients by parameter path, for the criterion `taylor`.
+        reference: Outputs of the dense model to which what is left is fitted; None leaves the weights as they are.
         seed: For the criterion `random`.
     """
     asked = plan
@@ -84,6 +92,10 @@ def compress(
     if factors or plan.student.drop:
         tidy(module)
         record_shapes(module, traced.inputs)
+    module.recompile()
+    module.eval()
+    if reference is not None and (removed or factors or plan.student.drop):
+        repair(module, reference, traced.coupling, frozenset(removed), factors)
     _values(module, plan, factors, weights)
     module.recompile()
     module.eval()

@@ -30,11 +30,13 @@ class Decision:
         kind: A key of `KINDS`. `shape` holds low-rank and sparse options together, because a layer may have only one.
         target: Group (`prune`), layer (`shape`, `quantize`), block (`drop`), choice (`student`), or "" (`resolution`).
         options: What can be chosen, from least to most compression.
+        layers: How many layers it changes at once; more than one for channels that blocks share.
     """
 
     kind: str
     target: str
     options: tuple[Option, ...]
+    layers: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -9,15 +9,16 @@ from itertools import chain
 from autocompress.core.decision import Decision, Option, Vector, describe, ordered, strength
 from autocompress.core.plan import LowRank, Prune, Quantize, Sparsify
 
-MAX_RUNGS = 16
+MAX_RUNGS = 20
 MIDDLE_BITS = 4
+DIAGONAL = (0.5, 0.75, 1.0)
 
 Rung = tuple[str, Vector]
 
 
 def uniform_vectors(decisions: Sequence[Decision]) -> list[Rung]:
     """At most `MAX_RUNGS` distinct named vectors, as `Space.uniform_plans` says."""
-    seen: set[Vector] = set()
+    seen: set[Vector] = {(0,) * len(decisions)}
 
     def fresh(rungs: Iterator[Rung]) -> list[Rung]:
         kept = []
@@ -32,7 +33,9 @@ def uniform_vectors(decisions: Sequence[Decision]) -> list[Rung]:
         fresh(_quantized(decisions)),
         fresh(_ends_protected(decisions)),
         *(fresh(_one_op(decisions, op, middle)) for op in (Prune, LowRank, Sparsify)),
+        *(fresh(_inside_blocks(decisions, middle, smaller)) for smaller in (False, True)),
         fresh(_architectures(decisions, middle)),
+        fresh(_diagonal(decisions)),
     ]
     rungs = _thinned(families, MAX_RUNGS)
     return sorted(rungs, key=lambda rung: _mean_position(decisions, rung[1]))
@@ -91,6 +94,32 @@ def _most_precise(decision: Decision) -> int:
 def _one_op(decisions: Sequence[Decision], op: type, middle: Quantize | None) -> Iterator[Rung]:
     for option in _distinct(decisions, op):
         yield _with_middle(describe(option), middle), _everywhere(decisions, option, middle)
+
+
+def _inside_blocks(decisions: Sequence[Decision], middle: Quantize | None, smaller: bool) -> Iterator[Rung]:
+    """Prunes only channels that one layer makes, at the full or at the first smaller input."""
+    shared = [place for place, decision in enumerate(decisions) if decision.kind == "prune" and decision.layers > 1]
+    sizes = [p for p, d in enumerate(decisions) if smaller and d.kind == "resolution" and len(d.options) > 1]
+    said = " inside blocks" * bool(shared) + "".join(f" at resolution {decisions[place].options[1]}" for place in sizes)
+    for option in _distinct(decisions, Prune):
+        changed = {**dict.fromkeys(shared, 0), **dict.fromkeys(sizes, 1)}
+        base = _everywhere(decisions, option, middle)
+        vector = tuple(changed.get(place, index) for place, index in enumerate(base))
+        yield _with_middle(f"{describe(option)}{said}", middle), vector
+
+
+def _diagonal(decisions: Sequence[Decision]) -> Iterator[Rung]:
+    """Everything at once, up to the most compression that the space has: the far end of its front."""
+    for share in DIAGONAL:
+        seen: Counter[str] = Counter()
+        vector = []
+        for decision in decisions:
+            before, seen[decision.kind] = seen[decision.kind], seen[decision.kind] + 1
+            most = len(decision.options) - 1
+            # Of choices with two options, such as blocks to drop, that share of them.
+            every = int((before + 1) * share) - int(before * share)
+            vector.append(every if most == 1 else round(share * most))
+        yield f"{share:.0%} of every choice", tuple(vector)
 
 
 def _with_middle(name: str, middle: Quantize | None) -> str:

@@ -189,6 +189,12 @@ class Plan:
         """True for the plan that changes nothing."""
         return self == Plan()
 
+    @property
+    def changes_shapes(self) -> bool:
+        """True if blocks, channels or ranks go: layers then have other inputs than the dense model's."""
+        low = any(isinstance(op, LowRank) for _, ops in self.layers for op in ops)
+        return bool(self.student.drop or self.groups) or low
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, ready for YAML or JSON; `from_dict` gives the same plan back."""
         return {

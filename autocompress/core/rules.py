@@ -94,8 +94,10 @@ def build_space(rules: SpaceRules, model: ModelInfo) -> Space:
 
     def decide(kind: str, target: str, ops: tuple[str, ...], unchanged: Option) -> Iterable[Decision]:
         matching = [chosen[op, target] for op in ops if (op, target) in chosen]
-        return _decision(kind, target, [(rule, _offer(rule, target, model)[0]) for rule in matching], unchanged)
+        offers = [(rule, _offer(rule, target, model)[0]) for rule in matching]
+        return _decision(kind, target, offers, unchanged, layers_of.get(target, 1) if kind == "prune" else 1)
 
+    layers_of = {group.name: len(group.layers) for group in model.groups}
     assert {group.name for group in model.groups if not group.blocked_by} <= {layer.name for layer in model.layers}
     decisions = [*_resolution(rules, model), *_student(rules, model)]
     for block in model.blocks:
@@ -196,7 +198,7 @@ def _fitted(op: Option, layer: LayerInfo) -> Option:
 
 
 def _decision(
-    kind: str, target: str, offers: list[tuple[Rule, tuple[Option, ...]]], unchanged: Option
+    kind: str, target: str, offers: list[tuple[Rule, tuple[Option, ...]]], unchanged: Option, layers: int
 ) -> list[Decision]:
     offers = [(rule, options) for rule, options in offers if options]
     required = [(rule, options) for rule, options in offers if not rule.optional]
@@ -209,7 +211,7 @@ def _decision(
     options = ordered(option for _, offered in required or offers for option in offered)
     if not options:
         return []
-    return [Decision(kind, target, options if required else (unchanged, *options))]
+    return [Decision(kind, target, options if required else (unchanged, *options), layers)]
 
 
 def _resolution(rules: SpaceRules, model: ModelInfo) -> list[Decision]:

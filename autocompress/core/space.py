@@ -133,13 +133,14 @@ class Space:
         return tuple(int(rng.integers(len(decision.options))) for decision in self.decisions)
 
     def uniform_plans(self) -> list[tuple[str, Plan]]:
-        """Named plans that do the same everywhere, at most 14, to be tried before a search has learned anything.
+        """Named plans that do the same everywhere, at most 20, to be tried before a search has learned anything.
 
-        There are four families: one quantization everywhere; the same with the first and last layer at their highest
-        precision; one pruning or one rank or sparsity everywhere, each with the quantization nearest to 4 bits. Where
-        a layer lacks an option it takes its strongest one that is not stronger. Families that are too long are
-        thinned evenly; room that is left goes to resolutions, dropped blocks and student choices. The order is by
-        the mean position of the chosen options between first (least) and last (most compression).
+        The families: one quantization everywhere; the same with the first and last layer at their highest precision;
+        one pruning, one rank or one sparsity everywhere, and one pruning inside blocks alone, each with the
+        quantization nearest to 4 bits; resolutions, dropped blocks and student choices; half, three quarters and all
+        of every choice. Where a layer lacks an option it takes its strongest one that is not stronger. Families that
+        are too long are thinned evenly. The order is by the mean position of the chosen options between first (least)
+        and last (most compression).
         """
         return [(name, self.decode(vector)) for name, vector in uniform_vectors(self.decisions)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compress.calibrate import Statistics, batch_statistics
+from autocompress.compress.repair import Reference, reference_outputs
 from autocompress.core.plan import Plan, Student
 from autocompress.emit.onnx_export import export_onnx, payload_bytes
 from autocompress.errors import PlanError, nearest
 from autocompress.graph.info import Traced, runnable_resolutions, trace_model
+from autocompress.proxy.teacher import Teacher
 from autocompress.targets.profile import Target
 from autocompress.tasks.task import Task
 
@@ -59,16 +61,27 @@ class Context:
     shares: tuple[float, ...] = (1.0,)
     _traced: dict[_Architecture, Traced] = field(default_factory=dict, repr=False)
     _statistics: dict[_Architecture, Statistics] = field(default_factory=dict, repr=False)
+    _references: dict[_Architecture, Reference] = field(default_factory=dict, repr=False)
 
     @cached_property
     def resolutions(self) -> tuple[float, ...]:
         """The shares of the input side at which the model runs."""
         return runnable_resolutions(self.task.model, self.task.example_inputs, self.shares)
 
+    def with_calibration(self, samples: int) -> Context:
+        """The same with fewer calibration samples; the traced models are shared."""
+        effort = replace(self.effort, calibration_samples=samples)
+        return replace(self, effort=effort, _statistics={}, _references={})
+
     @property
     def dense(self) -> Traced:
         """The model as the user trained it."""
         return self.traced(Plan())
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The dense model on the device of the training."""
+        return Teacher(self.dense.module, self.device)
 
     def traced(self, plan: Plan) -> Traced:
         """The lifted model that a plan starts from: at its resolution, from the user's builder if it chooses so.
@@ -114,6 +127,13 @@ class Context:
         if key not in self._statistics:
             self._statistics[key] = batch_statistics(self.traced(plan).module, self.calibration)
         return self._statistics[key]
+
+    def reference(self, plan: Plan) -> Reference:
+        """Outputs of the layers of the architecture before compression, on the calibration batch."""
+        key = (plan.student.resolution, tuple(plan.student.choices))
+        if key not in self._references:
+            self._references[key] = reference_outputs(self.traced(plan).module, self.calibration)
+        return self._references[key]
 
     @cached_property
     def calibration(self) -> tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -26,7 +27,7 @@ from autocompress.targets.measure import measure_onnx
 from autocompress.tasks.evaluate import evaluate_metric
 
 MEASURING_ROUNDS = 15
-_LONGEST_TRAINING = 3.0
+_LONGEST_TRAINING = 2.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def evaluate(
     steps = steps if steps is not None else 0 if fidelity == "untrained" else context.effort.short_steps
     steps = affordable_steps(steps, compressed.module, context)
     if not plan.is_dense:
-        finetune(compressed.module, context.dense.module, context.task, _training(plan, context, steps), progress)
+        finetune(compressed.module, context.teacher, context.task, _training(context, steps), progress)
     clock.append(time.perf_counter())
     split = context.task.validation
     if context.effort.validation_samples is not None:
@@ -100,21 +101,29 @@ def evaluate(
 
 
 def affordable_steps(steps: int, module: fx.GraphModule, context: Context) -> int:
-    """Steps for the same work: a model with half the MACs is trained twice as long, up to three times."""
+    """Steps for the same work: a model with half the MACs is trained twice as long, but not longer."""
     macs = total_macs(module)
     return round(steps * min(_LONGEST_TRAINING, max(1.0, context.dense.info.macs / max(1, macs))))
 
 
 def realise(plan: Plan, context: Context) -> Compressed:
     """The compressed and calibrated model of a plan, before any training."""
+    return realise_with_outputs(plan, context)[0]
+
+
+def realise_with_outputs(plan: Plan, context: Context) -> tuple[Compressed, Any]:
+    """`realise`, with the outputs of the model for the calibration batch; rounded activations are not seen in them."""
     torch.manual_seed(_seed(plan, context))
     traced = context.traced(plan)
     gradients = context.gradients if any(op.criterion == "taylor" for _, op in plan.groups) else None
-    compressed = compress(traced, plan, gradients=gradients, seed=context.seed)
-    if not plan.is_dense:
-        statistics = context.statistics(plan)
-        calibrate(compressed.module, context.calibration, statistics, traced.coupling, compressed.removed)
-    return compressed
+    reference = context.reference(plan) if plan.changes_shapes else None
+    compressed = compress(traced, plan, gradients=gradients, reference=reference, seed=context.seed)
+    if plan.is_dense:
+        with torch.no_grad():
+            return compressed, compressed.module(*context.calibration)
+    statistics = context.statistics(plan)
+    outputs = calibrate(compressed.module, context.calibration, statistics, traced.coupling, compressed.removed)
+    return compressed, outputs
 
 
 def measured_on_file(module: fx.GraphModule, context: Context) -> dict[str, Metric]:
@@ -134,9 +143,10 @@ def latency_of_file(path: Path, input_names: tuple[str, ...], context: Context) 
     return Metric(measured.p50_ms, low, high, "measured", "ms")
 
 
-def _training(plan: Plan, context: Context, steps: int) -> Training:
+def _training(context: Context, steps: int) -> Training:
+    """The same batches for every plan: plans are compared on equal terms and the teacher sees each batch once."""
     effort = context.effort
-    return Training(steps, effort.temperature, effort.distill_weight, _seed(plan, context), context.device)
+    return Training(steps, effort.temperature, effort.distill_weight, context.seed, context.device)
 
 
 def _seed(plan: Plan, context: Context) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from autocompress.compress.quantizer import WeightQuantizer
 from autocompress.errors import RunError
 from autocompress.graph.couple import NORM_MODULES
+from autocompress.proxy.teacher import Teacher, autocast, layout, placed
 from autocompress.tasks.task import Task
 from autocompress.tasks.tree import map_tensors
 
@@ -34,7 +34,7 @@ class Training:
         steps: Optimiser steps.
         temperature: Of the soft targets.
         weight: Share of the teacher in the loss, 0 to 1.
-        seed: Order and augmentation of the batches.
+        seed: Order and augmentation of the batches, and of anything else that is random in training.
         device: `cpu` or `cuda`.
         learning_rate: Where the cosine starts; None takes the task's.
     """
@@ -49,7 +49,7 @@ class Training:
 
 def finetune(
     model: nn.Module,
-    teacher: nn.Module,
+    teacher: Teacher,
     task: Task,
     training: Training,
     progress: Callable[[int, int], None] | None = None,
@@ -65,19 +65,19 @@ def finetune(
     if training.steps <= 0:
         return
     device = torch.device(training.device)
-    layout = _layout(model)
-    for module in (model, teacher):
-        _move(module, device, layout)
+    form = layout(model)
+    _move(model, device, form)
     optimiser = _optimiser(model, training.learning_rate or task.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, training.steps))
     model.train()
-    teacher.eval()
     generator = torch.Generator().manual_seed(training.seed)
     torch.manual_seed(training.seed)
     try:
         for step, (inputs, targets) in enumerate(_batches(task, training)):
-            inputs = tuple(_placed(x, device, layout) for x in task.augmented(inputs, generator))
-            loss = _loss(model, teacher, task, training, inputs, _moved(targets, device))
+            inputs = task.augmented(inputs, generator)
+            soft = teacher.outputs(inputs) if training.weight > 0 else None
+            inputs = tuple(placed(x, device, form) for x in inputs)
+            loss = _loss(model, soft, task, training, inputs, _moved(targets, device))
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise RunError(f"training diverged: the loss is {value} at step {step + 1} of {training.steps}")
@@ -89,38 +89,19 @@ def finetune(
             if progress is not None:
                 progress(step + 1, training.steps)
     finally:
-        for module in (model, teacher):
-            _move(module, torch.device("cpu"), torch.contiguous_format)
+        _move(model, torch.device("cpu"), torch.contiguous_format)
         model.eval()
-
-
-def _layout(model: nn.Module) -> torch.memory_format:
-    """Channels last where it is faster: on full registers of channels; odd widths train up to 1.7x slower in it."""
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    full = all(m.out_channels % 16 == 0 and m.groups == 1 for m in convolutions)
-    return torch.channels_last if convolutions and full else torch.contiguous_format
 
 
 def _move(module: Any, device: torch.device, layout: torch.memory_format) -> None:
     module.to(device=device, memory_format=layout)
 
 
-def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Mixed precision in bf16 where the processor computes in it, else nothing."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast("cpu", dtype=torch.bfloat16) if supported else nullcontext()
-
-
 def _loss(
-    model: nn.Module, teacher: nn.Module, task: Task, training: Training, inputs: tuple[Tensor, ...], targets: Any
+    model: nn.Module, soft: Any, task: Task, training: Training, inputs: tuple[Tensor, ...], targets: Any
 ) -> Tensor:
-    device = inputs[0].device
-    with autocast(device):
+    with autocast(inputs[0].device):
         outputs = model(*inputs)
-        with torch.no_grad():
-            soft = teacher(*inputs) if training.weight > 0 else None
     outputs = map_tensors(outputs, _float)
     loss = task.loss(outputs, targets) * (1.0 - training.weight)
     if soft is not None:
@@ -130,10 +111,6 @@ def _loss(
 
 def _float(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _placed(x: Tensor, device: torch.device, layout: torch.memory_format) -> Tensor:
-    return x.to(device=device, memory_format=layout) if x.dim() == 4 else x.to(device)
 
 
 def _moved(targets: Any, device: torch.device) -> Any:

@@ -8,29 +8,34 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from autocompress.core.constraint import Budget, Constraint
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
-from autocompress.core.space import Space
+from autocompress.core.space import Space, Vector
 from autocompress.emit.report import render_report
 from autocompress.emit.report_data import save_report_data
 from autocompress.errors import InputError
 from autocompress.proxy.context import Context
+from autocompress.proxy.sensitivity import Effects
 from autocompress.run.finish import Point, emit_point, final_front, write_front
-from autocompress.run.folder import ARTIFACTS, CHECKPOINTS, FRONT, LOGS, REPORT, REPORT_DATA
+from autocompress.run.folder import ARTIFACTS, CHECKPOINTS, FRONT, LOGS, REPORT, REPORT_DATA, SENSITIVITY
 from autocompress.run.reach import dense_cost, least_costs
 from autocompress.run.report_input import report_input
 from autocompress.run.study import Study
 from autocompress.run.trials import Listener, Trials, checkpoint_path, load_weights, refused_by, run_trials
 from autocompress.search.controllers import make_controller
+from autocompress.search.planned import planned_vectors
 from autocompress.search.record import Objective, Record, front_of
-from autocompress.search.select import spread
+from autocompress.search.select import Made, next_point
 from autocompress.tasks.evaluate import evaluate_metric
 
 LOG = logging.getLogger("autocompress")
 LEAST_FINAL_STEPS = 120
+# Plans that the tables propose before the controller does.
+PLANNED = 16
 DENSE = "dense"
 
 
@@ -127,10 +132,18 @@ class Driver:
             context=self.context,
             constraints=self.constraints,
             baselines=((DENSE, self.space.dense_vector), *uniform),
+            planned=cache(self._planned),
             dense=dense,
             checkpoints=self.folder / CHECKPOINTS,
             listener=self.listener,
         )
+
+    def _planned(self) -> list[tuple[str, Vector]]:
+        """Plans from the effects of single options, which are measured once and kept in the run folder."""
+        self.listener.say("measuring what every option does alone")
+        effects = Effects(self.space, self.context, self.folder / SENSITIVITY)
+        options = effects.of_options(lambda done, total: self.listener.step("options measured", done, total))
+        return planned_vectors(effects, options, self.context.dense.info.blocks, self.objectives, PLANNED)
 
     def _emit(self, records: Sequence[Record], dense: Mapping[str, Metric], epochs: float) -> tuple[Point, list[Point]]:
         """The dense artifact and those of the chosen points."""
@@ -140,20 +153,27 @@ class Driver:
         plain = [record for record in records if not self.space.decode(record.vector).is_dense]
         front = front_of(plain, self.objectives, "short")
         met = [record for record in front if record.error is None] or front
-        chosen = spread(met, self.objectives, dense, self.settings.final_points)
         steps = self.final_steps(epochs)
-        points = []
-        for index, record in enumerate(chosen):
-            name = f"point {index + 1} of {len(chosen)} (trial {record.number})"
+        points: list[Point] = []
+        made: list[Made] = []
+        for index in range(self.settings.final_points):
+            record = next_point(met, self.objectives, dense, made)
+            if record is None:
+                self.listener.say("no other plan is expected to add to these points")
+                break
+            name = f"point {index + 1} of at most {self.settings.final_points} (trial {record.number})"
             self.listener.say(f"{name}: training {steps} steps, exporting, verifying")
             try:
                 point = self._emit_record(record, artifacts / f"t{record.number:03d}", steps, baseline, name)
             except KeyboardInterrupt:
                 self.listener.say("interrupted: the points that are ready are kept")
                 break
+            met = [other for other in met if other is not record]
             if point is not None:
                 points.append(point)
-        return baseline, points
+                if point.reason is None:
+                    made.append(Made(record, point.validation_metrics))
+        return baseline, sorted(points, key=lambda point: point.trial)
 
     def _emit_record(self, record: Record, folder: Path, steps: int, baseline: Point, name: str) -> Point | None:
         def show(done: int, total: int) -> None:

@@ -56,6 +56,11 @@ class Point:
     reason: str | None
     notes: tuple[str, ...]
 
+    @property
+    def validation_metrics(self) -> dict[str, Metric]:
+        """The metrics with the accuracy on the validation split: what a search may look at."""
+        return {**self.metrics, "accuracy": Metric.exact(self.validation, self.metrics["accuracy"].unit)}
+
 
 def emit_point(
     plan: Plan,

@@ -18,6 +18,7 @@ REPORT_DATA = "report.json"
 ARTIFACTS = "artifacts"
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"
+SENSITIVITY = "sensitivity.jsonl"
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class Trials:
 
     Attributes:
         baselines: `(label, vector)` to run first, in this order.
+        planned: More of them, put together from what is measured when the others are done.
         dense: Metrics of the dense model that constraints are relative to.
         checkpoints: Folder for the weights of every complete trial.
     """
@@ -59,6 +60,7 @@ class Trials:
     context: Context
     constraints: tuple[Constraint, ...]
     baselines: tuple[tuple[str, Vector], ...]
+    planned: Callable[[], Sequence[tuple[str, Vector]]]
     dense: Mapping[str, Metric]
     checkpoints: Path
     listener: Listener
@@ -101,6 +103,9 @@ def _spent(budget: Budget, done: int, seconds: float) -> bool:
 def _next(trials: Trials, records: Sequence[Record]) -> tuple[Vector, str]:
     tried = {record.vector for record in records}
     for label, vector in trials.baselines:
+        if vector not in tried:
+            return vector, label
+    for label, vector in trials.planned():
         if vector not in tried:
             return vector, label
     return trials.controller.ask(records), "search"

@@ -1,9 +1,11 @@
-"""Which points of a front are worth the final training: those that together cover most of it."""
+"""Which point of a front is trained to the end next: the one that is expected to add most to those that are ready."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from autocompress.core.metric import Metric
 from autocompress.core.pareto import hypervolume
@@ -11,39 +13,71 @@ from autocompress.search.record import Objective, Record
 
 # A point that loses a quarter of what the dense model reaches covers nothing.
 WORST_LOSS = 0.25
+# Until a point is ready, the final training is expected to leave half of what a short one lost.
+_EXPECTED_REST = 0.5
+# Losses below this share of the dense value are noise and say nothing of what training brings back.
+_NOISE = 0.01
 
 
-def spread(
-    front: Sequence[Record], objectives: Sequence[Objective], dense: Mapping[str, Metric], count: int
-) -> list[Record]:
-    """At most `count` records that greedily cover the largest hypervolume beside the dense model.
+@dataclass(frozen=True)
+class Made:
+    """A point that was trained to the end, with its metrics on the validation split."""
 
-    Maximised objectives count by the share of the dense value that is lost, up to a quarter; the others by the
-    logarithm of their ratio to the dense value, so that 2x to 4x counts as much as 1x to 2x.
+    record: Record
+    metrics: Mapping[str, Metric]
+
+
+def next_point(
+    candidates: Sequence[Record], objectives: Sequence[Objective], dense: Mapping[str, Metric], made: Sequence[Made]
+) -> Record | None:
+    """The candidate that adds most hypervolume beside the dense model, or None if none adds any.
+
+    Candidates count by what they are expected to reach: of the accuracy they lost in short training, the share that
+    the points made so far still lost after theirs (their median). Accuracy counts by the square root of the share of
+    the dense value that is lost, up to a quarter, so that a point matters most where little is lost; other objectives
+    by the logarithm of their ratio to the dense value, so that 2x to 4x counts as much as 1x to 2x.
     """
-    if len(front) <= count:
-        return list(front)
-    scaled = [_scaled(record, objectives, dense) for record in front]
+    ready = [_scaled(point.metrics, objectives, dense, 1.0) for point in made]
+    rest = _rest(objectives, dense, made)
     reference = [1.0] * len(objectives)
-    chosen: list[int] = []
-    while len(chosen) < count:
-        rest = [index for index in range(len(front)) if index not in chosen]
-        best = max(rest, key=lambda index: (_covered([*chosen, index], scaled, reference), -index))
-        chosen.append(best)
-    return [front[index] for index in sorted(chosen)]
+    covered = hypervolume(ready, reference)
+    best, most = None, 1e-9
+    for record in candidates:
+        expected = _scaled(record.metrics, objectives, dense, rest)
+        gain = hypervolume([*ready, expected], reference) - covered
+        if gain > most:
+            best, most = record, gain
+    return best
 
 
-def _covered(indices: Sequence[int], scaled: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    return hypervolume([scaled[index] for index in indices], reference)
+def _rest(objectives: Sequence[Objective], dense: Mapping[str, Metric], made: Sequence[Made]) -> float:
+    """The share of a short training's loss of accuracy that is expected to stay."""
+    objective = next((objective for objective in objectives if objective.name == "accuracy"), None)
+    if objective is None:
+        return _EXPECTED_REST
+    shares = [_EXPECTED_REST]
+    for point in made:
+        before, after = (_lost(metrics, objective, dense) for metrics in (point.record.metrics, point.metrics))
+        if before > _NOISE:
+            shares.append(min(1.0, max(0.0, after / before)))
+    return statistics.median(shares)
 
 
-def _scaled(record: Record, objectives: Sequence[Objective], dense: Mapping[str, Metric]) -> list[float]:
+def _lost(metrics: Mapping[str, Metric], objective: Objective, dense: Mapping[str, Metric]) -> float:
+    """The loss of accuracy as a share of the dense value; below 0 where there is a gain."""
+    return (objective.loss(metrics) - objective.loss(dense)) / max(1e-9, abs(dense[objective.name].value))
+
+
+def _scaled(
+    metrics: Mapping[str, Metric], objectives: Sequence[Objective], dense: Mapping[str, Metric], rest: float
+) -> list[float]:
     result = []
     for objective in objectives:
-        value, base = record.metrics[objective.name].value, dense[objective.name].value
         if objective.name == "accuracy":
-            lost = (base - value) if objective.maximised else (value - base)
-            result.append(min(1.0, max(-0.2, lost / max(1e-9, abs(base) * WORST_LOSS))))
+            lost = _lost(metrics, objective, dense)
+            share = (lost * rest if lost > 0 else lost) / WORST_LOSS
+            result.append(min(1.0, max(-0.2, math.copysign(math.sqrt(abs(share)), share))))
         else:
+            value, base = metrics[objective.name].value, dense[objective.name].value
             result.append(min(1.0, 1.0 + math.log(max(value, 1e-12) / max(base, 1e-12)) / 4.0))
     return result

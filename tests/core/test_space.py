@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.core.decision import describe, ordered
-from autocompress.core.ladder import MAX_RUNGS
 from autocompress.core.plan import LowRank, Op, Plan, Prune, Quantize, Sparsify, Student
 from autocompress.core.space import Decision, Option, Space, Vector
 from autocompress.errors import PlanError
@@ -45,7 +44,10 @@ def tables(kind: str) -> st.SearchStrategy[tuple[Option, ...]]:
 @st.composite
 def spaces(draw: st.DrawFn) -> Space:
     kinds = draw(st.lists(st.sampled_from(["student", "drop", "prune", "shape", "quantize"]), max_size=8))
-    decisions = [Decision(kind, f"t{i // 2}.{kind}{i}", draw(tables(kind))) for i, kind in enumerate(kinds)]
+    decisions = [
+        Decision(kind, f"t{i // 2}.{kind}{i}", draw(tables(kind)), draw(st.integers(1, 3)) if kind == "prune" else 1)
+        for i, kind in enumerate(kinds)
+    ]
     if draw(st.booleans()):
         decisions.insert(0, Decision("resolution", "", draw(tables("resolution"))))
     return Space("any", tuple(decisions))
@@ -61,12 +63,18 @@ def test_vectors_and_plans_are_the_same_thing(space: Space, seed: int) -> None:
 
 
 @given(spaces())
-def test_every_corner_is_a_plan_and_the_ladder_is_legal(space: Space) -> None:
+def test_every_corner_is_a_plan(space: Space) -> None:
     for vector in (space.dense_vector, space.centre_vector, space.extreme_vector):
         assert space.encode(space.decode(vector)) == vector
-    plans = space.uniform_plans()
-    vectors = [space.encode(plan) for _, plan in plans]
-    assert len(vectors) == len(set(vectors)) <= MAX_RUNGS
+
+
+@given(spaces())
+def test_the_ladder_has_at_most_20_distinct_rungs_and_ends_at_the_extreme(space: Space) -> None:
+    rungs = space.uniform_plans()
+    vectors = [space.encode(plan) for _, plan in rungs]
+    assert len(vectors) == len(set(vectors)) == len(dict(rungs)) <= 20
+    if space.extreme_vector != space.dense_vector:
+        assert vectors[-1] == space.extreme_vector
 
 
 def test_decode_by_hand() -> None:
@@ -190,11 +198,13 @@ def test_ladder_by_hand() -> None:
         "uniform w2a8",
         "prune 0.25, w4a8",
         "prune 0.5, w4a8",
+        "100% of every choice",
     ]
     assert plans["w2a8, ends w8a8"] == Plan(layers=quantized(a=8, b=2, c=8))
     # b has no 0.5 and takes the strongest option below it.
     pruned = (("a", Prune(0.5)), ("b", Prune(0.25)), ("c", Prune(0.5)))
     assert plans["prune 0.5, w4a8"] == Plan(groups=pruned, layers=quantized(a=4, b=4, c=4))
+    assert plans["100% of every choice"] == Plan(groups=pruned, layers=quantized(a=2, b=2, c=2))
 
 
 def test_ladder_lets_a_layer_with_other_terms_follow_along() -> None:
@@ -220,4 +230,64 @@ def test_ladder_without_ops_tries_the_architectures() -> None:
         "every second block dropped": (0, 0, 0, 1, 0),
         "every second block dropped at resolution 0.5": (1, 0, 0, 1, 0),
         "one block left at resolution 0.5": (1, 0, 1, 1, 0),
+        # Of the choices with two options every fourth is left; half of them is every second block.
+        "75% of every choice": (0, 0, 0, 1, 1),
+        "100% of every choice": (1, 1, 1, 1, 1),
     }
+
+
+def pruned_stream(*shares: float) -> tuple[Decision, ...]:
+    """Channels `s` of a stream that three layers write, and channels `a` and `b` inside its blocks."""
+    options = (None, *map(Prune, shares))
+    return tuple(Decision("prune", name, options, layers=3 if name == "s" else 1) for name in "sab")
+
+
+def test_ladder_prunes_inside_blocks_alone_where_channels_are_shared() -> None:
+    space = Space("s", pruned_stream(0.25, 0.5))
+    assert [(name, space.encode(plan)) for name, plan in space.uniform_plans()] == [
+        ("prune 0.25 inside blocks", (0, 1, 1)),
+        ("prune 0.25", (1, 1, 1)),
+        ("prune 0.5 inside blocks", (0, 2, 2)),
+        ("prune 0.5", (2, 2, 2)),
+    ]
+
+
+def test_ladder_ends_with_all_of_every_choice() -> None:
+    space = Space("s", (Decision("resolution", "", (1.0, 0.75, 0.5)), *pruned_stream(0.25, 0.5, 0.75)))
+    vectors = {name: space.encode(plan) for name, plan in space.uniform_plans()}
+    assert vectors["prune 0.5 inside blocks"] == (0, 0, 2, 2)
+    assert vectors["prune 0.5 inside blocks at resolution 0.75"] == (1, 0, 2, 2)
+    assert vectors["50% of every choice"] == (1, 2, 2, 2)
+    assert vectors["75% of every choice"] == (2, 2, 2, 2)
+    assert vectors["100% of every choice"] == space.extreme_vector == (2, 3, 3, 3)
+    assert list(vectors)[-1] == "100% of every choice"
+
+
+def test_ladder_that_is_too_long_keeps_some_of_every_family() -> None:
+    tenths = [step / 10 for step in range(1, 10)]
+    layers = (
+        decision
+        for name in "cde"
+        for decision in (
+            Decision("shape", name, (None, *(LowRank(1 - share) for share in tenths))),
+            Decision("quantize", name, (None, *(Quantize(bits, 8) for bits in range(8, 1, -1)))),
+        )
+    )
+    space = Space("s", (Decision("resolution", "", (1.0, 0.75, 0.5)), *pruned_stream(*tenths), *layers))
+    names = [name for name, _ in space.uniform_plans()]
+    assert len(names) == 20
+    for part in (
+        "uniform w",
+        ", ends w8a8",
+        "prune 0.9, w4a8",
+        "rank 0.1, w4a8",
+        " inside blocks, ",
+        "resolution 0.75",
+    ):
+        assert any(part in name for name in names), part
+    assert {"uniform w8a8", "uniform w2a8", "prune 0.1, w4a8", "100% of every choice"} <= set(names)
+
+
+def test_ladder_at_one_smaller_resolution_alone() -> None:
+    space = Space("s", (Decision("resolution", "", (0.5,)), Decision("prune", "a", (None, Prune(0.5)))))
+    assert dict(space.uniform_plans())["prune 0.5"] == Plan(Student(resolution=0.5), (("a", Prune(0.5)),))

@@ -15,6 +15,7 @@ from autocompress.core.plan import LowRank, Plan, Prune, Quantize
 from autocompress.errors import RunError
 from autocompress.graph.info import trace_model
 from autocompress.proxy.finetune import Training, finetune
+from autocompress.proxy.teacher import Teacher
 from autocompress.tasks import Task, distillation_loss
 from autocompress.tasks.evaluate import evaluate_metric
 from tests.nets import make_task
@@ -64,7 +65,7 @@ def losses_of(student: nn.Module, teacher: nn.Module, task: Task, training: Trai
         soft.append(float(value.detach()))
         return value
 
-    finetune(student, teacher, replace(task, loss=loss, distill=distill), training)
+    finetune(student, Teacher(teacher), replace(task, loss=loss, distill=distill), training)
     weight = training.weight
     return [(1 - weight) * a + weight * b for a, b in itertools.zip_longest(own, soft, fillvalue=0.0)]
 
@@ -120,7 +121,9 @@ def test_a_rate_that_is_far_too_high_is_told_or_survived(task: Task, models: tup
 
 def test_progress_is_told(task: Task, models: tuple[nn.Module, nn.Module]) -> None:
     told: list[tuple[int, int]] = []
-    finetune(copy.deepcopy(models[0]), models[1], task, Training(3, 4.0, 0.7, 0), lambda *step: told.append(step))
+    finetune(
+        copy.deepcopy(models[0]), Teacher(models[1]), task, Training(3, 4.0, 0.7, 0), lambda *step: told.append(step)
+    )
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -147,6 +150,6 @@ def test_factors_learn_too(task: Task) -> None:
     traced = trace_model(task.model, task.example_inputs)
     student = compress(traced, Plan(layers=(("3", (LowRank(0.5),)),))).module
     before = state(student)
-    finetune(student, traced.module, task, Training(3, 4.0, 0.7, 0))
+    finetune(student, Teacher(traced.module), task, Training(3, 4.0, 0.7, 0))
     changed = {name for name, value in state(student).items() if not torch.equal(value, before[name])}
     assert {name for name, parameter in student.named_parameters() if parameter.requires_grad} <= changed

@@ -131,6 +131,7 @@ def make_trials(
         context=context,
         constraints=parsed,
         baselines=baselines if baselines is not None else (("dense", space.dense_vector),),
+        planned=list,
         dense={"accuracy": Metric.exact(50.0, "percent"), **dense_cost(context, space)},
         checkpoints=folder / "checkpoints",
         listener=listener or Told(),

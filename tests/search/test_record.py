@@ -4,7 +4,6 @@ import pytest
 
 from autocompress.core.metric import Metric
 from autocompress.search.record import Objective, Record, front_of, losses
-from autocompress.search.select import spread
 
 TWO = (Objective("accuracy", True), Objective("size_bytes", False))
 
@@ -43,24 +42,3 @@ def test_a_front_never_mixes_fidelities() -> None:
 def test_a_front_holds_complete_trials_alone(state: str) -> None:
     better = record(1, 99, 1, state=state)
     assert numbers(front_of([record(0, 80, 100), better], TWO, "short")) == [0]
-
-
-def test_few_points_are_all_taken() -> None:
-    front = [record(0, 90, 100), record(1, 80, 50)]
-    assert numbers(spread(front, TWO, metrics(92.0, 400.0), 2)) == [0, 1]
-    assert numbers(spread(front, TWO, metrics(92.0, 400.0), 9)) == [0, 1]
-
-
-def test_points_that_cover_most_are_taken_and_in_their_order() -> None:
-    dense = metrics(100.0, 1000.0)
-    # Nearly dense; half as large without loss; nearly as that; a tenth as large; as large as that, and useless.
-    front = [record(0, 100, 990), record(1, 100, 500), record(2, 99.9, 495), record(3, 97, 100), record(4, 60, 90)]
-    assert numbers(spread(front, TWO, dense, 1)) == [3]
-    assert numbers(spread(front, TWO, dense, 2)) == [1, 3]
-    assert numbers(spread(front, TWO, dense, 3)) == [1, 2, 3]
-
-
-def test_an_error_is_spread_as_an_accuracy_is() -> None:
-    objectives = (Objective("accuracy", False), Objective("size_bytes", False))
-    front = [record(0, 10.0, 990), record(1, 10.0, 500), record(2, 10.2, 100), record(3, 30.0, 90)]
-    assert numbers(spread(front, objectives, metrics(10.0, 1000.0), 2)) == [1, 2]

@@ -1,0 +1,69 @@
+"""The dense model as teacher; what it says of a training batch is computed once for all students."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.tasks.tree import leaves, map_tensors
+
+_KEPT_BYTES = 256 * 2**20
+
+
+class Teacher:
+    """A trained model that remembers its answers, 256 MiB of them: every trial of a run sees the same batches."""
+
+    def __init__(self, model: nn.Module, device: str = "cpu", kept_bytes: int = _KEPT_BYTES) -> None:
+        """Takes a copy of the model to the device; the model itself stays as it is."""
+        self._device = torch.device(device)
+        self._layout = layout(model)
+        copied: Any = copy.deepcopy(model).eval()
+        self._model = copied.to(device=self._device, memory_format=self._layout)
+        self._room = kept_bytes
+        self._kept: dict[bytes, Any] = {}
+
+    def outputs(self, inputs: tuple[Tensor, ...]) -> Any:
+        """What the model answers to a batch on the CPU; the answer is on the device of the model."""
+        key = _digest(inputs)
+        if key in self._kept:
+            return map_tensors(self._kept[key], lambda x: x.to(self._device))
+        with torch.no_grad(), autocast(self._device):
+            found = self._model(*(placed(x, self._device, self._layout) for x in inputs))
+        size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(found))
+        if size <= self._room:
+            self._room -= size
+            self._kept[key] = map_tensors(found, lambda x: x.cpu())
+        return found
+
+
+def _digest(inputs: tuple[Tensor, ...]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for x in inputs:
+        digest.update(f"{tuple(x.shape)} {x.dtype}".encode())
+        digest.update(x.contiguous().view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
+def layout(model: nn.Module) -> torch.memory_format:
+    """Channels last where it is faster: on full registers of channels; odd widths train up to 1.7x slower in it."""
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    full = all(m.out_channels % 16 == 0 and m.groups == 1 for m in convolutions)
+    return torch.channels_last if convolutions and full else torch.contiguous_format
+
+
+def placed(x: Tensor, device: torch.device, form: torch.memory_format) -> Tensor:
+    """An input on the device, images in the memory format of the model."""
+    return x.to(device=device, memory_format=form) if x.dim() == 4 else x.to(device)
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Mixed precision in bf16 where the processor computes in it, else nothing."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast("cpu", dtype=torch.bfloat16) if supported else nullcontext()

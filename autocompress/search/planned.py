@@ -1,0 +1,203 @@
+"""Plans put together from the effects of single options, before any was trained.
+
+Losses and savings of options are added, as if they did not meet: the best structures (blocks, channels, ranks) for
+every latency, size and amount of work, and the best bits for every size, are then found exactly by `additive_front`.
+These are measured as wholes. Structures, bits and input sizes are combined by adding losses and multiplying ratios,
+and the combinations are taken that cover most of the front they predict.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from autocompress.core.model_info import BlockInfo
+from autocompress.core.pareto import hypervolume, non_dominated
+from autocompress.core.space import Space, Vector
+from autocompress.proxy.sensitivity import Effect, Effects, Sensitivity
+from autocompress.search.additive import additive_front
+from autocompress.search.record import Objective
+
+LEVELS = 7
+# Losses count by their logarithm between these shares of the loss of a model that knows nothing: below, nothing is
+# lost; above, options meet and their sum says too little.
+_LOSSES = (0.002, 0.2)
+_RATIO_SCALE = 4.0
+_LEAST_LEFT = 0.05
+_STRUCTURE = ("drop", "prune", "shape")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some decisions with what they are expected to do together.
+
+    Attributes:
+        chosen: Option by place of the decision.
+        loss: Sum of the losses that the options add to the dense plan's.
+        ratios: By cost, the share of the dense cost that is left.
+    """
+
+    chosen: Mapping[int, int]
+    loss: float
+    ratios: Mapping[str, float]
+
+
+def planned_vectors(
+    effects: Effects, options: Sensitivity, blocks: Sequence[BlockInfo], objectives: Sequence[Objective], count: int
+) -> list[tuple[str, Vector]]:
+    """At most `count` named plans that together cover most of the predicted front, the most useful first."""
+    space = effects.space
+    table = _Table(space, options)
+    costs = [objective.name for objective in objectives if objective.name in options.dense.costs] or ["macs"]
+    structures = _fronts(table, _structure_groups(space, blocks), ("macs", "params", "latency_ms"))
+    bits = _fronts(table, [[(place,)] for place in _places(space, ("quantize",))], ("size_bytes",))
+    sizes = [{place: index} for place in _places(space, ("resolution",)) for index in table.usable(place)]
+    families = [[Part({}, 0.0, {}), *_measured(effects, options, family)] for family in (structures, bits, sizes)]
+    parts = [_together(combination) for combination in itertools.product(*families)]
+    parts = [part for part in parts if part.chosen]
+    points = [_coordinates(part, options, costs) for part in parts]
+    named: dict[Vector, str] = {}
+    for index in _covering(points, count):
+        named.setdefault(_vector(space, parts[index].chosen), f"planned, {_told(parts[index], costs)}")
+    return [(name, vector) for vector, name in named.items()]
+
+
+def _vector(space: Space, chosen: Mapping[int, int]) -> Vector:
+    return tuple(chosen.get(place, 0) for place in range(len(space.decisions)))
+
+
+def _measured(effects: Effects, options: Sensitivity, family: Sequence[Mapping[int, int]]) -> Iterator[Part]:
+    """The plans of a family measured as wholes; those that cannot be applied are left out."""
+    dense = options.dense
+    for chosen in family:
+        effect = effects.of(_vector(effects.space, chosen))
+        if effect is not None:
+            ratios = {cost: effect.costs[cost] / max(dense.costs[cost], 1e-12) for cost in dense.costs}
+            yield Part(chosen, max(0.0, effect.loss - dense.loss), ratios)
+
+
+class _Table:
+    """Effects by place and option, relative to the dense plan."""
+
+    def __init__(self, space: Space, effects: Sensitivity) -> None:
+        self._effects = [effects.options[decision.name] for decision in space.decisions]
+        self._dense = effects.dense
+
+    def usable(self, place: int) -> list[int]:
+        """The options beside the first that could be applied."""
+        return [index for index, effect in enumerate(self._effects[place]) if index and effect is not None]
+
+    def loss(self, place: int, option: int) -> float:
+        return max(0.0, self._effect(place, option).loss - self._dense.loss)
+
+    def saving(self, place: int, option: int, cost: str) -> float:
+        return self._dense.costs[cost] - self._effect(place, option).costs[cost]
+
+    def part(self, chosen: Mapping[int, int]) -> Part:
+        """Losses and savings added up."""
+        loss = sum(self.loss(place, option) for place, option in chosen.items())
+        ratios = {
+            cost: 1.0 - sum(self.saving(p, o, cost) for p, o in chosen.items()) / max(dense, 1e-12)
+            for cost, dense in self._dense.costs.items()
+        }
+        return Part(dict(chosen), loss, ratios)
+
+    def _effect(self, place: int, option: int) -> Effect:
+        effect = self._effects[place][option]
+        assert effect is not None
+        return effect
+
+
+def _places(space: Space, kinds: Sequence[str]) -> list[int]:
+    return [place for place, decision in enumerate(space.decisions) if decision.kind in kinds]
+
+
+def _structure_groups(space: Space, blocks: Sequence[BlockInfo]) -> list[list[tuple[int, ...]]]:
+    """Groups of alternatives, each a set of places decided together: a block is dropped, or its layers are changed."""
+    left = {place: space.decisions[place] for place in _places(space, _STRUCTURE)}
+    groups: list[list[tuple[int, ...]]] = []
+    for block in blocks:
+        drop = [place for place, d in left.items() if d.kind == "drop" and d.target == block.name]
+        inside = [place for place, d in left.items() if d.kind != "drop" and d.target in block.layers and d.layers == 1]
+        if drop:
+            groups.append([*((place,) for place in drop), tuple(inside)])
+            for place in (*drop, *inside):
+                del left[place]
+    groups.extend([(place,)] for place in left)
+    return groups
+
+
+def _fronts(table: _Table, groups: Sequence[Sequence[tuple[int, ...]]], costs: Sequence[str]) -> list[dict[int, int]]:
+    """For every cost the choices with the least loss, at ratios spread evenly from all to the least that is left."""
+    found: dict[tuple[tuple[int, int], ...], dict[int, int]] = {}
+    for cost in costs:
+        items = [_items(table, group, cost) for group in groups]
+        losses = [[part.loss for part in item] for item in items]
+        savings = [[1.0 - part.ratios[cost] for part in item] for item in items]
+        if not any(saving > 0 for group_savings in savings for saving in group_savings):
+            continue
+        front = additive_front(losses, savings)
+        least = max(_LEAST_LEFT, 1.0 - front.most)
+        for level in range(1, LEVELS + 1):
+            options = front.at_least(1.0 - least ** (level / LEVELS))
+            if options is None:
+                continue
+            chosen = _union(item[option].chosen for item, option in zip(items, options, strict=True))
+            found[tuple(sorted(chosen.items()))] = chosen
+    return list(found.values())
+
+
+def _items(table: _Table, group: Sequence[tuple[int, ...]], cost: str) -> list[Part]:
+    """What can be chosen for a group: nothing, or any options of one alternative that no other choice beats."""
+    chosen: list[dict[int, int]] = [{}]
+    for places in group:
+        pools = [[{}, *({place: option} for option in table.usable(place))] for place in places]
+        partial: list[dict[int, int]] = [{}]
+        for pool in pools:
+            partial = [{**one, **other} for one in partial for other in pool]
+            partial = _kept([table.part(one) for one in partial], cost)
+        chosen += [one for one in partial if one]
+    return [table.part(one) for one in chosen]
+
+
+def _kept(parts: Sequence[Part], cost: str) -> list[dict[int, int]]:
+    kept = non_dominated([(part.loss, part.ratios[cost]) for part in parts])
+    return [dict(parts[index].chosen) for index in kept]
+
+
+def _union(chosen: Iterator[Mapping[int, int]] | Sequence[Mapping[int, int]]) -> dict[int, int]:
+    return {place: option for one in chosen for place, option in one.items()}
+
+
+def _together(parts: Sequence[Part]) -> Part:
+    """Losses add, shares of the costs multiply."""
+    costs = {cost for part in parts for cost in part.ratios}
+    ratios = {cost: math.prod(part.ratios.get(cost, 1.0) for part in parts) for cost in costs}
+    return Part(_union([part.chosen for part in parts]), sum(part.loss for part in parts), ratios)
+
+
+def _coordinates(part: Part, effects: Sensitivity, costs: Sequence[str]) -> tuple[float, ...]:
+    """Loss and costs by their logarithms, such that 1 is worthless."""
+    least, most = _LOSSES
+    share = max(least, (effects.dense.loss + part.loss) / max(effects.chance, 1e-12))
+    loss = math.log(share / least) / math.log(most / least)
+    return (min(1.0, loss), *(min(1.0, 1.0 + math.log(part.ratios.get(cost, 1.0)) / _RATIO_SCALE) for cost in costs))
+
+
+def _covering(points: Sequence[tuple[float, ...]], count: int) -> list[int]:
+    """Greedily, the points that add most hypervolume."""
+    left = non_dominated(points)
+    chosen: list[int] = []
+    while left and len(chosen) < count:
+        ready = [points[index] for index in chosen]
+        best = max(left, key=lambda index: (hypervolume([*ready, points[index]], [1.0] * len(points[index])), -index))
+        chosen.append(best)
+        left.remove(best)
+    return chosen
+
+
+def _told(part: Part, costs: Sequence[str]) -> str:
+    names = [*costs, *(name for name in ("macs",) if name not in costs)]
+    return ", ".join(f"{name.split('_')[0]} 1/{1.0 / part.ratios.get(name, 1.0):.2g}" for name in names)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autocompress.proxy.teacher import Teacher, layout
+from autocompress.tasks.tree import leaves
+
+
+class Counting(nn.Module):
+    """Counts its calls in a list that copies share; answers with a dict."""
+
+    def __init__(self, calls: list[int]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.dropout = nn.Dropout(0.5)
+        self.calls = calls
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Counting:
+        twin = Counting(self.calls)
+        twin.load_state_dict(self.state_dict())
+        return twin
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        self.calls.append(len(x))
+        return {"logits": self.dropout(self.linear(x)), "first": x[:, 0]}
+
+
+def test_a_batch_is_answered_once_and_the_answer_is_the_models() -> None:
+    calls: list[int] = []
+    model = Counting(calls).train()
+    teacher = Teacher(model)
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    first, again = teacher.outputs((x,)), teacher.outputs((x.clone(),))
+    assert calls == [5]
+    assert model.training
+    for one, two, wanted in zip(leaves(first), leaves(again), leaves(copy.deepcopy(model).eval()(x)), strict=True):
+        assert torch.equal(one, two)
+        # The teacher may run in bf16.
+        assert torch.allclose(one.float(), wanted, atol=0.05)
+        assert not one.requires_grad
+
+
+@pytest.mark.parametrize("changed", [torch.zeros(5, 4), torch.zeros(4, 5), torch.zeros(5, 4, dtype=torch.float64)])
+def test_another_batch_is_another_answer(changed: Tensor) -> None:
+    teacher = Teacher(nn.Flatten())
+    x = torch.ones(5, 4)
+    teacher.outputs((x,))
+    assert torch.equal(teacher.outputs((changed,)), changed)
+    assert torch.equal(teacher.outputs((x,)), x)
+
+
+def test_what_does_not_fit_is_computed_again() -> None:
+    calls: list[int] = []
+    teacher = Teacher(Counting(calls), kept_bytes=100)
+    small, large = torch.zeros(2, 4), torch.zeros(64, 4)
+    for x in (large, small, large, small):
+        assert len(leaves(teacher.outputs((x,)))[0]) == len(x)
+    assert calls == [64, 2, 64]
+
+
+def test_layouts() -> None:
+    full = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3))
+    assert layout(full) is torch.channels_last
+    assert layout(nn.Sequential(full, nn.Conv2d(32, 12, 1))) is torch.contiguous_format
+    assert layout(nn.Linear(4, 4)) is torch.contiguous_format
