@@ -137,7 +137,9 @@ def _anchors(decision: Decision) -> tuple[int, ...]:
     scale = len(rest) > 2 and len({(type(option), getattr(option, "a_bits", None)) for option in rest}) == 1
     if not scale or not isinstance(rest[0], Prune | Sparsify | Quantize):
         return tuple(range(1, len(decision.options)))
-    return (1 + len(rest) // 2, len(rest))
+    # Where the middle is for bits, the loss begins to rise.
+    middle = (len(rest) + 2 * isinstance(rest[0], Quantize)) // 2
+    return (middle, len(rest))
 
 
 def _completed(decision: Decision, measured: Mapping[int, Effect | None]) -> Iterator[Effect | None]:

@@ -20,10 +20,11 @@ from autocompress.proxy.sensitivity import Effect, Effects, Sensitivity
 from autocompress.search.additive import additive_front
 from autocompress.search.record import Objective
 
-LEVELS = 7
-# Losses count by their logarithm between these shares of the loss of a model that knows nothing: below, nothing is
-# lost; above, options meet and their sum says too little.
-_LOSSES = (0.002, 0.2)
+STRUCTURE_LEVELS = 7
+BIT_LEVELS = 12
+# Losses count by their logarithm between these shares of the loss of a model that knows nothing: below, training
+# brings everything back; above, nothing is left to train.
+_LOSSES = (0.005, 0.7)
 _RATIO_SCALE = 4.0
 _LEAST_LEFT = 0.05
 _STRUCTURE = ("drop", "prune", "shape")
@@ -50,9 +51,11 @@ def planned_vectors(
     """At most `count` named plans that together cover most of the predicted front, the most useful first."""
     space = effects.space
     table = _Table(space, options)
-    costs = [objective.name for objective in objectives if objective.name in options.dense.costs] or ["macs"]
-    structures = _fronts(table, _structure_groups(space, blocks), ("macs", "params", "latency_ms"))
-    bits = _fronts(table, [[(place,)] for place in _places(space, ("quantize",))], ("size_bytes",))
+    # Work counts beside the objectives: of two plans that cost the same, the one that does less trains longer.
+    costs = list(dict.fromkeys([*(o.name for o in objectives if o.name in options.dense.costs), "macs"]))
+    groups = _structure_groups(space, blocks)
+    structures = _fronts(table, groups, ("macs", "params", "latency_ms"), STRUCTURE_LEVELS)
+    bits = _fronts(table, [[(place,)] for place in _places(space, ("quantize",))], ("size_bytes",), BIT_LEVELS)
     sizes = [{place: index} for place in _places(space, ("resolution",)) for index in table.usable(place)]
     families = [[Part({}, 0.0, {}), *_measured(effects, options, family)] for family in (structures, bits, sizes)]
     parts = [_together(combination) for combination in itertools.product(*families)]
@@ -129,7 +132,9 @@ def _structure_groups(space: Space, blocks: Sequence[BlockInfo]) -> list[list[tu
     return groups
 
 
-def _fronts(table: _Table, groups: Sequence[Sequence[tuple[int, ...]]], costs: Sequence[str]) -> list[dict[int, int]]:
+def _fronts(
+    table: _Table, groups: Sequence[Sequence[tuple[int, ...]]], costs: Sequence[str], levels: int
+) -> list[dict[int, int]]:
     """For every cost the choices with the least loss, at ratios spread evenly from all to the least that is left."""
     found: dict[tuple[tuple[int, int], ...], dict[int, int]] = {}
     for cost in costs:
@@ -140,8 +145,8 @@ def _fronts(table: _Table, groups: Sequence[Sequence[tuple[int, ...]]], costs: S
             continue
         front = additive_front(losses, savings)
         least = max(_LEAST_LEFT, 1.0 - front.most)
-        for level in range(1, LEVELS + 1):
-            options = front.at_least(1.0 - least ** (level / LEVELS))
+        for level in range(1, levels + 1):
+            options = front.at_least(1.0 - least ** (level / levels))
             if options is None:
                 continue
             chosen = _union(item[option].chosen for item, option in zip(items, options, strict=True))
@@ -199,5 +204,4 @@ def _covering(points: Sequence[tuple[float, ...]], count: int) -> list[int]:
 
 
 def _told(part: Part, costs: Sequence[str]) -> str:
-    names = [*costs, *(name for name in ("macs",) if name not in costs)]
-    return ", ".join(f"{name.split('_')[0]} 1/{1.0 / part.ratios.get(name, 1.0):.2g}" for name in names)
+    return ", ".join(f"{name.split('_')[0]} 1/{1.0 / part.ratios.get(name, 1.0):.2g}" for name in costs)

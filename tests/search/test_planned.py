@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+
+from autocompress.core.rules import build_space, load_rules
+from autocompress.core.space import Space
+from autocompress.proxy.context import Context, Effort
+from autocompress.proxy.cost import cost_of_plan
+from autocompress.proxy.sensitivity import Effect, Effects, Sensitivity
+from autocompress.run.adapt import adapt_rules
+from autocompress.search.planned import planned_vectors
+from autocompress.search.record import Objective
+from autocompress.targets.profile import load_target
+from tests.nets import make_task
+
+OBJECTIVES = (Objective("accuracy", True), Objective("size_bytes", False), Objective("latency_ms", False))
+COUNT = 8
+
+
+@pytest.fixture(scope="module")
+def context() -> Context:
+    target = load_target("jetson-nano")
+    return Context(make_task("senet", steps=20), target, "fp16", Effort(2, 64), shares=(1.0, 0.5))
+
+
+@pytest.fixture(scope="module")
+def space(context: Context) -> Space:
+    rules = adapt_rules(load_rules("joint"), context.target.profile)[0]
+    return build_space(rules, context.dense.info)
+
+
+@pytest.fixture(scope="module")
+def effects(context: Context, space: Space, tmp_path_factory: pytest.TempPathFactory) -> Effects:
+    return Effects(space, context, tmp_path_factory.mktemp("effects") / "table")
+
+
+@pytest.fixture(scope="module")
+def options(effects: Effects) -> Sensitivity:
+    return effects.of_options()
+
+
+def test_plans_are_distinct_and_spread_from_little_to_much(
+    context: Context, space: Space, effects: Effects, options: Sensitivity
+) -> None:
+    blocks = context.dense.info.blocks
+    planned = planned_vectors(effects, options, blocks, OBJECTIVES, COUNT)
+    assert 4 <= len(planned) <= COUNT
+    vectors = [vector for _, vector in planned]
+    assert len(set(vectors)) == len(vectors)
+    assert space.dense_vector not in vectors
+    assert all(name.startswith("planned, size 1/") for name, _ in planned)
+    sizes = [cost_of_plan(space.decode(vector), context).metrics["size_bytes"].value for vector in vectors]
+    assert max(sizes) > 1.5 * min(sizes)
+    assert max(sizes) < options.dense.costs["size_bytes"]
+    assert planned_vectors(effects, options, blocks, OBJECTIVES, 3) == planned[:3]
+
+
+def test_nothing_is_done_inside_a_block_that_is_dropped(
+    context: Context, space: Space, effects: Effects, options: Sensitivity
+) -> None:
+    blocks = {block.name: block for block in context.dense.info.blocks}
+    latency = (Objective("accuracy", True), Objective("latency_ms", False))
+    plans = [space.decode(v) for _, v in planned_vectors(effects, options, tuple(blocks.values()), latency, COUNT)]
+    dropped = [(plan, blocks[name]) for plan in plans for name in plan.student.drop]
+    assert dropped
+    for plan, block in dropped:
+        assert not {name for name, _ in plan.groups} & set(block.layers)
+
+
+def test_bits_go_where_they_cost_least(context: Context, space: Space, effects: Effects, options: Sensitivity) -> None:
+    places = [place for place, decision in enumerate(space.decisions) if decision.kind == "quantize"]
+    table = dict(options.options)
+
+    def smallest(place: int) -> float:
+        effect = options.options[space.decisions[place].name][-1]
+        assert effect is not None
+        return effect.costs["size_bytes"]
+
+    dearest = min(places, key=smallest)
+    name = space.decisions[dearest].name
+
+    def worse(effect: Effect | None) -> Effect | None:
+        return effect and Effect(effect.loss + 100.0, effect.costs)
+
+    table[name] = (table[name][0], *(worse(effect) for effect in table[name][1:]))
+    spoiled = Sensitivity(options.dense, table, options.chance)
+    size = (Objective("accuracy", True), Objective("size_bytes", False))
+    chosen = [v[dearest] for _, v in planned_vectors(effects, spoiled, (), size, COUNT)]
+    plain = [v[dearest] for _, v in planned_vectors(effects, options, (), size, COUNT)]
+    assert sum(chosen) < sum(plain)
+    assert 0 in chosen
+
+
+def test_options_that_cannot_be_applied_are_left_out(
+    context: Context, space: Space, effects: Effects, options: Sensitivity
+) -> None:
+    table = {
+        decision.name: tuple(
+            effect if index == 0 or decision.kind == "quantize" else None
+            for index, effect in enumerate(options.options[decision.name])
+        )
+        for decision in space.decisions
+    }
+    left = Sensitivity(options.dense, table, options.chance)
+    for _, vector in planned_vectors(effects, left, context.dense.info.blocks, OBJECTIVES, COUNT):
+        changed = {space.decisions[place].kind for place, index in enumerate(vector) if index}
+        assert changed == {"quantize"}
