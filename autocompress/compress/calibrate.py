@@ -43,10 +43,8 @@ def calibrate(
     dense: Statistics,
     coupling: Coupling,
     removed: frozenset[int],
-) -> Any:
+) -> None:
     """Corrects BatchNorm statistics and sets the ranges of activation quantizers, in place, in one forward pass.
-
-    The outputs of the corrected model for the batch come back, with activations not yet rounded.
 
     Args:
         module: A compressed model in evaluation mode, its BatchNorms still with the statistics of the dense model.
@@ -73,10 +71,9 @@ def calibrate(
     for quantizer in quantizers:
         quantizer.observe()
     with torch.no_grad(), _before_norms(module, correct):
-        outputs = module(*inputs)
+        module(*inputs)
     for quantizer in quantizers:
         quantizer.freeze()
-    return outputs
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

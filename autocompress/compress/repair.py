@@ -29,7 +29,7 @@ _ROWS_PER_COLUMN = 8
 _ROWS = (4096, 16384)
 # Above this many unknowns per output a layer is left alone: the system costs more than the training it saves.
 _MOST_COLUMNS = 2500
-_RIDGE = 1e-3
+_RIDGE = 2e-2
 # A layer whose outputs are this close to the dense ones (share of their energy) stays as it is.
 _CLOSE = 1e-6
 _PROBED = 512

@@ -217,6 +217,19 @@ def write_manifest(
         "layers": layers,
         "extra": dict(extra),
     }
+    _write_json(folder, manifest)
+    return manifest
+
+
+def update_metrics(folder: Path, *, dense_metrics: Metrics, metrics: Metrics) -> None:
+    """Replaces the metrics in the manifest of an artifact, completely or not at all."""
+    manifest = read_manifest(folder)
+    manifest["dense_metrics"] = {name: metric.to_dict() for name, metric in dense_metrics.items()}
+    manifest["metrics"] = {name: metric.to_dict() for name, metric in metrics.items()}
+    _write_json(folder, manifest)
+
+
+def _write_json(folder: Path, manifest: Mapping[str, Any]) -> None:
     try:
         text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
@@ -224,7 +237,6 @@ def write_manifest(
     part = folder / f".{MANIFEST_FILE}.part"
     part.write_text(text, encoding="utf-8")
     part.replace(folder / MANIFEST_FILE)
-    return manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, fx
 
@@ -23,7 +23,7 @@ from autocompress.graph.info import total_macs
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_model
 from autocompress.proxy.finetune import Training, finetune
-from autocompress.targets.measure import measure_onnx
+from autocompress.targets.measure import MeasuredLatency, measure_together
 from autocompress.tasks.evaluate import evaluate_metric
 
 MEASURING_ROUNDS = 15
@@ -108,22 +108,15 @@ def affordable_steps(steps: int, module: fx.GraphModule, context: Context) -> in
 
 def realise(plan: Plan, context: Context) -> Compressed:
     """The compressed and calibrated model of a plan, before any training."""
-    return realise_with_outputs(plan, context)[0]
-
-
-def realise_with_outputs(plan: Plan, context: Context) -> tuple[Compressed, Any]:
-    """`realise`, with the outputs of the model for the calibration batch; rounded activations are not seen in them."""
     torch.manual_seed(_seed(plan, context))
     traced = context.traced(plan)
     gradients = context.gradients if any(op.criterion == "taylor" for _, op in plan.groups) else None
     reference = context.reference(plan) if plan.changes_shapes else None
     compressed = compress(traced, plan, gradients=gradients, reference=reference, seed=context.seed)
-    if plan.is_dense:
-        with torch.no_grad():
-            return compressed, compressed.module(*context.calibration)
-    statistics = context.statistics(plan)
-    outputs = calibrate(compressed.module, context.calibration, statistics, traced.coupling, compressed.removed)
-    return compressed, outputs
+    if not plan.is_dense:
+        statistics = context.statistics(plan)
+        calibrate(compressed.module, context.calibration, statistics, traced.coupling, compressed.removed)
+    return compressed
 
 
 def measured_on_file(module: fx.GraphModule, context: Context) -> dict[str, Metric]:
@@ -132,13 +125,22 @@ def measured_on_file(module: fx.GraphModule, context: Context) -> dict[str, Metr
         path = Path(folder) / "model.onnx"
         exported = export_onnx(module, context.dense.inputs, path, opset=context.target.profile.opset)
         size = Metric.exact(exported.size_bytes, "bytes")
-        return {"size_bytes": size, "latency_ms": latency_of_file(path, exported.input_names, context)}
+        return {"size_bytes": size, "latency_ms": latencies_of_files([path], context)[0]}
 
 
-def latency_of_file(path: Path, input_names: tuple[str, ...], context: Context) -> Metric:
-    """Median latency of a file on this machine with the 10th and 90th percentile as its interval."""
-    feeds = {name: x[:1].numpy() for name, x in zip(input_names, context.dense.inputs, strict=True)}
-    measured = measure_onnx(path, feeds, MEASURING_ROUNDS)
+def latencies_of_files(paths: Sequence[Path], context: Context) -> list[Metric]:
+    """Median latencies of files on this machine, timed in the same rounds; 10th and 90th percentile are the interval.
+
+    The files take the inputs of the dense model in its order.
+    """
+    feeds = []
+    for path in paths:
+        names = [entry.name for entry in onnx.load(path, load_external_data=False).graph.input]
+        feeds.append({name: x[:1].numpy() for name, x in zip(names, context.dense.inputs, strict=True)})
+    return [_latency(measured) for measured in measure_together(paths, feeds, MEASURING_ROUNDS)]
+
+
+def _latency(measured: MeasuredLatency) -> Metric:
     low, high = min(measured.p10_ms, measured.p50_ms), max(measured.p90_ms, measured.p50_ms)
     return Metric(measured.p50_ms, low, high, "measured", "ms")
 

@@ -23,7 +23,7 @@ from autocompress.core.space import Space, Vector
 from autocompress.errors import AutoCompressError, RunError
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_model
-from autocompress.proxy.evaluate import realise_with_outputs
+from autocompress.proxy.evaluate import realise
 from autocompress.tasks.tree import map_tensors
 
 # The ranks of losses measured on this many samples agree to .98 with those on four times as many.
@@ -68,7 +68,7 @@ class Effects:
 
         Args:
             space: Whose plans.
-            context: Task and target; the first 128 calibration samples are used.
+            context: Task and target; plans are fitted to the first 128 calibration samples and judged on the next 128.
             file: A line of JSON for each plan, under a first line that says what they are of.
         """
         self.space = space
@@ -115,15 +115,24 @@ class Effects:
     @cached_property
     def _wanted(self) -> Any:
         with torch.no_grad():
-            return self._context.dense.module(*self._context.calibration)
+            return self._context.dense.module(*self._judged)
+
+    @cached_property
+    def _judged(self) -> tuple[Tensor, ...]:
+        """Other samples than those that weights are fitted to, if there are enough."""
+        split = self._context.task.calibration
+        batches = split.batches(SAMPLES, limit=2 * SAMPLES)
+        inputs, _ = list(batches)[-1]
+        return inputs
 
     def _measured(self, plan: Plan) -> Effect | None:
         try:
-            compressed, outputs = realise_with_outputs(plan, self._context)
+            module = realise(plan, self._context).module
         except AutoCompressError:
             return None
-        loss = _distance(outputs, self._wanted, self._context)
-        metrics = cost_of_model(compressed.module, self._context).metrics
+        with torch.no_grad():
+            loss = _distance(module(*self._judged), self._wanted, self._context)
+        metrics = cost_of_model(module, self._context).metrics
         return Effect(loss, {name: metrics[name].value for name in COSTS})
 
 

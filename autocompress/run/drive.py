@@ -20,7 +20,7 @@ from autocompress.emit.report_data import save_report_data
 from autocompress.errors import InputError
 from autocompress.proxy.context import Context
 from autocompress.proxy.sensitivity import Effects
-from autocompress.run.finish import Point, emit_point, final_front, write_front
+from autocompress.run.finish import Point, emit_point, final_front, timed_together, write_front
 from autocompress.run.folder import ARTIFACTS, CHECKPOINTS, FRONT, LOGS, REPORT, REPORT_DATA, SENSITIVITY
 from autocompress.run.reach import dense_cost, least_costs
 from autocompress.run.report_input import report_input
@@ -173,6 +173,7 @@ class Driver:
                 points.append(point)
                 if point.reason is None:
                     made.append(Made(record, point.validation_metrics))
+        baseline, *points = timed_together(baseline, points, artifacts, self.context)
         return baseline, sorted(points, key=lambda point: point.trial)
 
     def _emit_record(self, record: Record, folder: Path, steps: int, baseline: Point, name: str) -> Point | None:

@@ -17,12 +17,12 @@ from autocompress.core.metric import Metric
 from autocompress.core.pareto import non_dominated
 from autocompress.core.plan import Plan
 from autocompress.core.target import LatencyEstimate
-from autocompress.emit.artifact import write_artifact, write_manifest
+from autocompress.emit.artifact import update_metrics, write_artifact, write_manifest
 from autocompress.emit.report_data import LayerRow
 from autocompress.emit.verify import Verification, open_session, verify
 from autocompress.errors import RunError
 from autocompress.proxy.context import Context
-from autocompress.proxy.evaluate import Evaluation, evaluate, latency_of_file
+from autocompress.proxy.evaluate import Evaluation, evaluate, latencies_of_files
 from autocompress.run.layer_table import layer_rows
 from autocompress.search.record import Objective, losses
 from autocompress.tasks.evaluate import evaluate_metric
@@ -92,7 +92,7 @@ def emit_point(
     written = write_artifact(folder, result.module, plan, context.dense.inputs, opset=profile.opset, half=False)
     path = folder / "model.onnx"
     verification = verify(path, result.module, _batches(context))
-    metrics, validation = _measured(path, result, context, written.input_names)
+    metrics, validation = _measured(path, result, context)
     latency = None if profile.measured else result.latency
     rows = layer_rows(context.dense, plan, result.module, result.latency)
     fidelity = "full" if steps or plan.is_dense else "short"
@@ -121,9 +121,7 @@ def _batches(context: Context) -> list[tuple[Tensor, ...]]:
     return [inputs for inputs, _ in split.batches(128)]
 
 
-def _measured(
-    path: Path, result: Evaluation, context: Context, input_names: tuple[str, ...]
-) -> tuple[dict[str, Metric], float]:
+def _measured(path: Path, result: Evaluation, context: Context) -> tuple[dict[str, Metric], float]:
     """Metrics with those that a file can tell measured on the file, and the metric on the validation split."""
     session = open_session(path, threads=max(1, torch.get_num_threads()))
     names = [entry.name for entry in session.get_inputs()]
@@ -141,8 +139,26 @@ def _measured(
     metrics["accuracy"] = Metric.exact(test, task.metric_unit)
     metrics["size_bytes"] = Metric.exact(path.stat().st_size, "bytes")
     if context.target.profile.measured:
-        metrics["latency_ms"] = latency_of_file(path, input_names, context)
+        metrics["latency_ms"] = latencies_of_files([path], context)[0]
     return metrics, validation
+
+
+def timed_together(baseline: Point, points: Sequence[Point], artifacts: Path, context: Context) -> list[Point]:
+    """The dense point and the others with latencies that were measured in the same rounds, manifests included.
+
+    The latencies of a target that is not this machine are predicted and stay as they are.
+    """
+    every = [baseline, *points]
+    if not context.target.profile.measured:
+        return every
+    latencies = latencies_of_files([artifacts / point.id / "model.onnx" for point in every], context)
+    timed = [
+        replace(point, metrics={**point.metrics, "latency_ms": latency})
+        for point, latency in zip(every, latencies, strict=True)
+    ]
+    for point in timed:
+        update_metrics(artifacts / point.id, dense_metrics=timed[0].metrics, metrics=point.metrics)
+    return timed
 
 
 def _agreement(verification: Verification) -> dict[str, float]:

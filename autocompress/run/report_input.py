@@ -41,7 +41,8 @@ def report_input(
     context, settings = driver.context, driver.settings
     task = context.task
     on_front = {record.number for record in front_of(records, driver.objectives, "short")}
-    uniform = [r for r in records if r.state == "complete" and r.label not in ("search", "dense")]
+    named = {name for name, _ in driver.space.uniform_plans()}
+    uniform = [record for record in records if record.state == "complete" and record.label in named]
     return ReportData(
         title=f"{task.name} on {context.target.profile.title}",
         command=settings.command,

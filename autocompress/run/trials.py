@@ -8,14 +8,13 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autocompress.core.constraint import Budget, Constraint
 from autocompress.core.metric import Metric
-from autocompress.core.plan import Plan
 from autocompress.core.space import Space, Vector
 from autocompress.errors import AutoCompressError
 from autocompress.proxy.context import Context
@@ -180,17 +179,3 @@ def _one_line(error: BaseException) -> str:
 
 def _told(metrics: Mapping[str, Metric]) -> str:
     return ", ".join(f"{name} {metric.value:g}" for name, metric in metrics.items())
-
-
-def plan_of(space: Space, record: Record) -> Plan:
-    """The plan of a record."""
-    return space.decode(record.vector)
-
-
-def timing(records: Sequence[Record]) -> dict[str, float]:
-    """Seconds of all trials by phase."""
-    total: dict[str, Any] = {}
-    for record in records:
-        for phase, seconds in record.seconds.items():
-            total[phase] = total.get(phase, 0.0) + seconds
-    return total

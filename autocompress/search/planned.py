@@ -24,8 +24,10 @@ STRUCTURE_LEVELS = 7
 BIT_LEVELS = 12
 # Losses count by their logarithm between these shares of the loss of a model that knows nothing: below, training
 # brings everything back; above, nothing is left to train.
-_LOSSES = (0.005, 0.7)
+_LOSSES = (0.005, 0.3)
 _RATIO_SCALE = 4.0
+# Costs count up to this: a plan that is only smaller is not worthless for doing as much work as the dense one.
+_WORST_COST = 1.25
 _LEAST_LEFT = 0.05
 _STRUCTURE = ("drop", "prune", "shape")
 
@@ -184,20 +186,21 @@ def _together(parts: Sequence[Part]) -> Part:
 
 
 def _coordinates(part: Part, effects: Sensitivity, costs: Sequence[str]) -> tuple[float, ...]:
-    """Loss and costs by their logarithms, such that 1 is worthless."""
+    """Loss and costs by their logarithms; the dense model's costs are 1, a loss of 1 is worthless."""
     least, most = _LOSSES
     share = max(least, (effects.dense.loss + part.loss) / max(effects.chance, 1e-12))
     loss = math.log(share / least) / math.log(most / least)
-    return (min(1.0, loss), *(min(1.0, 1.0 + math.log(part.ratios.get(cost, 1.0)) / _RATIO_SCALE) for cost in costs))
+    return (min(1.0, loss), *(1.0 + math.log(part.ratios.get(cost, 1.0)) / _RATIO_SCALE for cost in costs))
 
 
 def _covering(points: Sequence[tuple[float, ...]], count: int) -> list[int]:
     """Greedily, the points that add most hypervolume."""
     left = non_dominated(points)
     chosen: list[int] = []
+    reference = [1.0, *(_WORST_COST for _ in points[0][1:])] if points else []
     while left and len(chosen) < count:
         ready = [points[index] for index in chosen]
-        best = max(left, key=lambda index: (hypervolume([*ready, points[index]], [1.0] * len(points[index])), -index))
+        best = max(left, key=lambda index: (hypervolume([*ready, points[index]], reference), -index))
         chosen.append(best)
         left.remove(best)
     return chosen

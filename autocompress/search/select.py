@@ -11,8 +11,10 @@ from autocompress.core.metric import Metric
 from autocompress.core.pareto import hypervolume
 from autocompress.search.record import Objective, Record
 
-# A point that loses a quarter of what the dense model reaches covers nothing.
-WORST_LOSS = 0.25
+# A point that loses a tenth of what the dense model reaches covers nothing.
+WORST_LOSS = 0.1
+# Costs count up to this: a point that is only smaller is not worthless for being as slow as the dense model.
+_WORST_COST = 1.25
 # Until a point is ready, the final training is expected to leave half of what a short one lost.
 _EXPECTED_REST = 0.5
 # Losses below this share of the dense value are noise and say nothing of what training brings back.
@@ -34,12 +36,12 @@ def next_point(
 
     Candidates count by what they are expected to reach: of the accuracy they lost in short training, the share that
     the points made so far still lost after theirs (their median). Accuracy counts by the square root of the share of
-    the dense value that is lost, up to a quarter, so that a point matters most where little is lost; other objectives
+    the dense value that is lost, up to a tenth, so that a point matters most where little is lost; other objectives
     by the logarithm of their ratio to the dense value, so that 2x to 4x counts as much as 1x to 2x.
     """
     ready = [_scaled(point.metrics, objectives, dense, 1.0) for point in made]
     rest = _rest(objectives, dense, made)
-    reference = [1.0] * len(objectives)
+    reference = [1.0 if objective.name == "accuracy" else _WORST_COST for objective in objectives]
     covered = hypervolume(ready, reference)
     best, most = None, 1e-9
     for record in candidates:
@@ -79,5 +81,5 @@ def _scaled(
             result.append(min(1.0, max(-0.2, math.copysign(math.sqrt(abs(share)), share))))
         else:
             value, base = metrics[objective.name].value, dense[objective.name].value
-            result.append(min(1.0, 1.0 + math.log(max(value, 1e-12) / max(base, 1e-12)) / 4.0))
+            result.append(min(_WORST_COST, 1.0 + math.log(max(value, 1e-12) / max(base, 1e-12)) / 4.0))
     return result

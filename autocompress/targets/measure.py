@@ -25,18 +25,13 @@ Feeds = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class MeasuredLatency:
-    """Milliseconds per run: the median with the 10 % and 90 % quantiles of `n` undisturbed samples.
-
-    Attributes:
-        rival: The model that was timed alternately, if any.
-    """
+    """Milliseconds per run: the median with the 10 % and 90 % quantiles of `n` undisturbed samples."""
 
     p50_ms: float
     p10_ms: float
     p90_ms: float
     n: int
     runtime_version: str
-    rival: MeasuredLatency | None = None
 
 
 def open_session(model: str | Path | bytes, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -58,21 +53,21 @@ def open_session(model: str | Path | bytes, threads: int = 1) -> onnxruntime.Inf
         raise RunError(f"ONNX Runtime {onnxruntime.__version__} cannot load {name}: {error}") from error
 
 
-def measure_onnx(
-    path_or_bytes: str | Path | bytes,
-    feeds: Feeds,
-    repeats: int,
-    threads: int = 1,
-    rival: str | Path | bytes | None = None,
-) -> MeasuredLatency:
-    """Times a model, alternating with `rival` when there is one.
+def measure_onnx(path_or_bytes: str | Path | bytes, feeds: Feeds, repeats: int, threads: int = 1) -> MeasuredLatency:
+    """Times a model by itself; see `measure_together`."""
+    return measure_together([path_or_bytes], [feeds], repeats, threads)[0]
+
+
+def measure_together(
+    models: Sequence[str | Path | bytes], feeds: Sequence[Feeds], repeats: int, threads: int = 1
+) -> list[MeasuredLatency]:
+    """Times models in the same rounds, so that what disturbs the machine for a while disturbs all of them.
 
     Args:
-        path_or_bytes: The ONNX file or its content.
-        feeds: Input name -> array of batch 1; the rival reads the same.
+        models: ONNX files or their contents.
+        feeds: For each, input name -> array of batch 1.
         repeats: Samples wanted; a sample is one run, or several where one run is shorter than a millisecond.
         threads: Threads within one operator; samples are checked for disturbance only with one.
-        rival: Another model to time in the same rounds.
 
     Raises:
         InputError: `repeats` or `threads` is below 1.
@@ -81,14 +76,8 @@ def measure_onnx(
     for name, value in (("repeats", repeats), ("threads", threads)):
         if value < 1:
             raise InputError(f"{name} is {value}; allowed: 1 or more")
-    models = [path_or_bytes] if rival is None else [path_or_bytes, rival]
     sessions = [open_session(model, threads) for model in models]
-    samples = time_sessions(sessions, [feeds] * len(sessions), repeats, check=threads == 1)
-    results = [_summary(times) for times in samples]
-    first = results[0]
-    return MeasuredLatency(
-        first.p50_ms, first.p10_ms, first.p90_ms, first.n, first.runtime_version, results[1] if rival else None
-    )
+    return [_summary(times) for times in time_sessions(sessions, feeds, repeats, check=threads == 1)]
 
 
 def time_sessions(

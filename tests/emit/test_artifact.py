@@ -24,6 +24,7 @@ from autocompress.emit.artifact import (
     load_model,
     read_manifest,
     save_model,
+    update_metrics,
     write_artifact,
     write_manifest,
 )
@@ -267,6 +268,17 @@ def test_a_number_that_is_not_finite_is_refused(artifact: Path) -> None:
             layers=[],
             extra={},
         )
+
+
+def test_metrics_that_were_measured_later_replace_the_old_ones(artifact: Path) -> None:
+    before = read_manifest(artifact)
+    slow, fast = (Metric(ms, 0.9 * ms, 1.1 * ms, "measured", "ms") for ms in (8.0, 2.0))
+    update_metrics(artifact, dense_metrics={"latency_ms": slow}, metrics={"latency_ms": fast})
+    after = read_manifest(artifact)
+    assert after["metrics"] == {"latency_ms": fast.to_dict()}
+    assert after["dense_metrics"] == {"latency_ms": slow.to_dict()}
+    assert {**after, "metrics": 0, "dense_metrics": 0} == {**before, "metrics": 0, "dense_metrics": 0}
+    check_manifest(artifact)
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:

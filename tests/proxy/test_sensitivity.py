@@ -57,9 +57,12 @@ def test_the_loss_is_the_divergence_of_the_outputs(context: Context, space: Spac
     vector = space.extreme_vector
     effect = Effects(space, context, tmp_path / "table").of(vector)
     small = context.with_calibration(128)
+    # There are 64 samples in all: they serve for both.
+    (images, _), *others = context.task.calibration.batches(128)
+    assert not others
     with torch.no_grad():
-        wanted = small.dense.module(*small.calibration).log_softmax(1)
-        found = realise(space.decode(vector), small).module(*small.calibration).log_softmax(1)
+        wanted = small.dense.module(*images).log_softmax(1)
+        found = realise(space.decode(vector), small).module(*images).log_softmax(1)
     divergence = (wanted.exp() * (wanted - found)).sum(1).mean()
     assert effect is not None
     assert effect.loss == pytest.approx(float(divergence), rel=0.05)

@@ -22,7 +22,7 @@ from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.run import trials as loop
 from autocompress.run.study import Study
-from autocompress.run.trials import checkpoint_path, load_weights, plan_of, refused_by, run_trials, timing
+from autocompress.run.trials import checkpoint_path, load_weights, refused_by, run_trials
 from tests.run.tiny import OBJECTIVES, Told, make_trials, tiny_context, tiny_space, tiny_task
 
 Loss = Callable[[Any, Any], Tensor]
@@ -67,8 +67,7 @@ def test_trials_are_run_until_the_budget_is_spent(tmp_path: Path, context: Conte
     assert isinstance(trials.listener, Told)
     assert trials.listener.records == records
     assert load_weights(tmp_path / "none.safetensors") is None
-    assert timing(records)["train"] == pytest.approx(sum(record.seconds["train"] for record in records))
-    assert plan_of(trials.space, records[0]).is_dense
+    assert trials.space.decode(records[0].vector).is_dense
 
 
 def test_baselines_come_first_and_once(tmp_path: Path, context: Context) -> None:

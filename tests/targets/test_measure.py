@@ -10,21 +10,21 @@ from autocompress.core.kernel import Kernel
 from autocompress.errors import InputError, RunError
 from autocompress.targets import calibrate
 from autocompress.targets.law import Law
-from autocompress.targets.measure import measure_onnx
+from autocompress.targets.measure import measure_onnx, measure_together
 from autocompress.targets.probes import Probe, build, probes
 from autocompress.targets.profile import load_target
 
 
-def test_measures_a_model_and_its_rival(tmp_path: Path) -> None:
+def test_measures_models_alone_and_together(tmp_path: Path) -> None:
     small, large = build(Probe("conv", 16, 8, 3)), build(Probe("conv", 128, 8, 3))
     result = measure_onnx(small.model, small.feeds, repeats=10)
     assert 0.0 < result.p10_ms <= result.p50_ms <= result.p90_ms
-    assert (result.n >= 10, result.runtime_version, result.rival) == (True, onnxruntime.__version__, None)
+    assert (result.n >= 10, result.runtime_version) == (True, onnxruntime.__version__)
     path = tmp_path / "model.onnx"
     path.write_bytes(large.model)
-    both = measure_onnx(path, large.feeds, repeats=10, rival=large.model)
-    assert both.rival is not None
-    assert both.rival.p50_ms > result.p50_ms
+    first, second = measure_together([path, small.model], [large.feeds, small.feeds], repeats=10)
+    assert first.p50_ms > second.p50_ms
+    assert min(first.n, second.n) >= 10
 
 
 def test_what_cannot_be_measured(tmp_path: Path) -> None:
