@@ -26,8 +26,9 @@ from autocompress.proxy.cost import cost_of_model
 from autocompress.proxy.evaluate import realise
 from autocompress.tasks.tree import map_tensors
 
-# The ranks of losses measured on this many samples agree to .98 with those on four times as many.
-SAMPLES = 128
+# A share of the training samples, within these limits: small data sets are searched in minutes.
+_SAMPLES = (64, 128)
+_TRAINING_PER_SAMPLE = 32
 _LEAST_LOSS = 1e-7
 COSTS = ("size_bytes", "latency_ms", "macs", "params")
 
@@ -68,11 +69,13 @@ class Effects:
 
         Args:
             space: Whose plans.
-            context: Task and target; plans are fitted to the first 128 calibration samples and judged on the next 128.
+            context: Task and target; plans are fitted to the first calibration samples and judged on the next.
             file: A line of JSON for each plan, under a first line that says what they are of.
         """
         self.space = space
-        self._context = context.with_calibration(SAMPLES)
+        least, most = _SAMPLES
+        self._samples = min(most, max(least, len(context.task.train) // _TRAINING_PER_SAMPLE))
+        self._context = context.with_calibration(self._samples)
         self._file = file
         self._known = _read(file, _digest(space, self._context))
 
@@ -121,7 +124,7 @@ class Effects:
     def _judged(self) -> tuple[Tensor, ...]:
         """Other samples than those that weights are fitted to, if there are enough."""
         split = self._context.task.calibration
-        batches = split.batches(SAMPLES, limit=2 * SAMPLES)
+        batches = split.batches(self._samples, limit=2 * self._samples)
         inputs, _ = list(batches)[-1]
         return inputs
 
@@ -192,7 +195,8 @@ def _plain(effect: Effect | None) -> dict[str, Any]:
 
 def _digest(space: Space, context: Context) -> str:
     task = context.task
-    told = (task.model_digest, task.data_digest, context.target.profile.name, context.precision, context.seed, SAMPLES)
+    samples = context.effort.calibration_samples
+    told = (task.model_digest, task.data_digest, context.target.profile.name, context.precision, context.seed, samples)
     return hashlib.sha256(repr((told, space.decisions)).encode()).hexdigest()[:16]
 
 

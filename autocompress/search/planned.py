@@ -2,8 +2,8 @@
 
 Losses and savings of options are added, as if they did not meet: the best structures (blocks, channels, ranks) for
 every latency, size and amount of work, and the best bits for every size, are then found exactly by `additive_front`.
-These are measured as wholes. Structures, bits and input sizes are combined by adding losses and multiplying ratios,
-and the combinations are taken that cover most of the front they predict.
+Structures, whose parts meet, are measured as wholes. They are combined with bits and input sizes by adding losses and
+multiplying ratios, and the combinations are taken that cover most of the front they predict.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from autocompress.proxy.sensitivity import Effect, Effects, Sensitivity
 from autocompress.search.additive import additive_front
 from autocompress.search.record import Objective
 
-STRUCTURE_LEVELS = 7
+STRUCTURE_LEVELS = 6
 BIT_LEVELS = 12
 # Losses count by their logarithm between these shares of the loss of a model that knows nothing: below, training
 # brings everything back; above, nothing is left to train.
@@ -59,8 +59,10 @@ def planned_vectors(
     structures = _fronts(table, groups, ("macs", "params", "latency_ms"), STRUCTURE_LEVELS)
     bits = _fronts(table, [[(place,)] for place in _places(space, ("quantize",))], ("size_bytes",), BIT_LEVELS)
     sizes = [{place: index} for place in _places(space, ("resolution",)) for index in table.usable(place)]
-    families = [[Part({}, 0.0, {}), *_measured(effects, options, family)] for family in (structures, bits, sizes)]
-    parts = [_together(combination) for combination in itertools.product(*families)]
+    nothing = Part({}, 0.0, {})
+    alone = [[nothing, *(table.part(chosen) for chosen in family)] for family in (bits, sizes)]
+    wholes = [nothing, *_measured(effects, options, structures)]
+    parts = [_together(combination) for combination in itertools.product(wholes, *alone)]
     parts = [part for part in parts if part.chosen]
     points = [_coordinates(part, options, costs) for part in parts]
     named: dict[Vector, str] = {}
@@ -197,9 +199,10 @@ def _covering(points: Sequence[tuple[float, ...]], count: int) -> list[int]:
     """Greedily, the points that add most hypervolume."""
     left = non_dominated(points)
     chosen: list[int] = []
-    reference = [1.0, *(_WORST_COST for _ in points[0][1:])] if points else []
+    width = len(points[0]) if points else 0
+    reference, dense = [1.0, *[_WORST_COST] * (width - 1)], (0.0, *[1.0] * (width - 1))
     while left and len(chosen) < count:
-        ready = [points[index] for index in chosen]
+        ready = [dense, *(points[index] for index in chosen)]
         best = max(left, key=lambda index: (hypervolume([*ready, points[index]], reference), -index))
         chosen.append(best)
         left.remove(best)

@@ -39,7 +39,7 @@ def next_point(
     the dense value that is lost, up to a tenth, so that a point matters most where little is lost; other objectives
     by the logarithm of their ratio to the dense value, so that 2x to 4x counts as much as 1x to 2x.
     """
-    ready = [_scaled(point.metrics, objectives, dense, 1.0) for point in made]
+    ready = [_scaled(metrics, objectives, dense, 1.0) for metrics in (dense, *(point.metrics for point in made))]
     rest = _rest(objectives, dense, made)
     reference = [1.0 if objective.name == "accuracy" else _WORST_COST for objective in objectives]
     covered = hypervolume(ready, reference)
