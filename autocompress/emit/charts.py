@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from autocompress.core.metric import Metric
+from autocompress.core.pareto import non_dominated
 
 KINDS = ("point", "dense", "uniform")
 TITLES = {
@@ -145,7 +146,7 @@ def front_svg(marks: Sequence[Mark], x: Axis, y: Axis, title: str = "", width: i
     )
     parts.append(f'<polyline class="step" points="{corners}"/>')
     parts += [_mark(mark, to_x, to_y) for mark in marks]
-    parts += _labels([mark for mark in marks if mark.kind != "point"], to_x, to_y, width)
+    parts += _labels(_named(marks, x, y), to_x, to_y, width)
     if not marks:
         parts.append(_text(width / 2, height / 2, "no verified point", "middle"))
     return "\n".join(part for part in parts if part) + "\n</svg>\n"
@@ -178,6 +179,14 @@ def _axis_title(axis: Axis) -> str:
 def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
     style = f' class="{kind}"' if kind else ""
     return f'<text{style} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+
+
+def _named(marks: Sequence[Mark], x: Axis, y: Axis) -> list[Mark]:
+    """The dense model and the uniform plans that no other one beats in both axes: all names would cover one another."""
+    uniform = [mark for mark in marks if mark.kind == "uniform"]
+    signs = (-1.0 if x.higher_is_better else 1.0, -1.0 if y.higher_is_better else 1.0)
+    kept = non_dominated([(signs[0] * mark.x.value, signs[1] * mark.y.value) for mark in uniform])
+    return [*(mark for mark in marks if mark.kind == "dense"), *(uniform[index] for index in kept)]
 
 
 def _labels(marks: Sequence[Mark], to_x: _Scale, to_y: _Scale, width: int) -> list[str]:

@@ -148,8 +148,11 @@
       if (highX > lowX) svg.append(make("path", { class: "bar of-" + row.kind, d: `M${toX(lowX)} ${py}H${toX(highX)}` }));
       if (highY > lowY) svg.append(make("path", { class: "bar of-" + row.kind, d: `M${px} ${toY(lowY)}V${toY(highY)}` }));
     }
+    // Names of all uniform plans would cover one another: those that another one beats in both axes tell theirs when asked.
+    const named = new Set(staircase(rows.filter((row) => row.kind === "uniform"), x, y).map((row) => row.id));
     const labels = [];
     for (const row of rows) {
+      const shown = row.kind === "dense" || named.has(row.id) || row.id === state.id;
       const [px, py] = [toX(row.metrics[x.name][0]), toY(row.metrics[y.name][0])];
       const hit = make("g", { class: "hit" + (row.id === state.id ? " on" : ""), tabindex: 0, role: "button", "aria-label": describe(row),
         click: () => pick(row.id), keydown: (event) => event.key === "Enter" && pick(row.id), ...hover(describe(row)) },
@@ -158,8 +161,8 @@
       const point = row.kind === "point", toLeft = point ? !x.higher : px > 0.8 * width;
       let at = py + (point ? (y.higher ? -8 : 16) : 4);
       while (labels.some(([a, b]) => Math.abs(a - px) < 140 && Math.abs(b - at) < 15)) at += 3;
-      if (!point || row.id === state.id) labels.push([px, at]);
-      if (!point || row.id === state.id) hit.append(make("text", { class: "name", x: px + (toLeft ? -14 : 14),
+      if (shown) labels.push([px, at]);
+      if (shown) hit.append(make("text", { class: "name", x: px + (toLeft ? -14 : 14),
         y: at, "text-anchor": toLeft ? "end" : "start" }, point ? row.id : row.label));
       svg.append(hit);
     }
