@@ -16,8 +16,6 @@ from autocompress.errors import AutoCompressError, InputError
 
 # Threads that spin while they wait bring training to a halt as soon as another process wants the processor.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Ray must not write keys into the user's home.
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 app = typer.Typer(
     name="autocompress",
@@ -86,6 +84,7 @@ def search(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     storage: Annotated[str | None, typer.Option(help="Any URL that Optuna takes.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes side by side; one for each core by default.")] = None,
     json_: Json = False,
 ) -> None:
     """Search a space for a task on a target; leaves a folder of verified files and a report."""
@@ -108,6 +107,7 @@ def search(
         validation_samples=validation_samples,
         device=device,
         storage=storage,
+        workers=workers,
     )
     with wiring.terminal(config) as listener:
         run = wiring.search(

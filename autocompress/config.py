@@ -24,6 +24,7 @@ from autocompress.proxy.cost import cost_of_plan
 from autocompress.run.adapt import adapt_rules
 from autocompress.run.drive import Driver, Settings
 from autocompress.run.environment import versions
+from autocompress.run.executors import best_workers
 from autocompress.run.folder import CONFIG, Run
 from autocompress.run.progress import Silent, Terminal
 from autocompress.run.trials import Listener
@@ -53,6 +54,7 @@ class SearchConfig:
         validation_samples: Samples a trial is judged on; None takes all.
         device: `cpu`, `cuda`, or `auto`.
         storage: Any URL that Optuna takes; None keeps a journal in the run folder.
+        workers: Processes that work side by side; None takes one for each core, up to 8, or one for a GPU.
     """
 
     task: str = "digits"
@@ -71,6 +73,7 @@ class SearchConfig:
     validation_samples: int | None = None
     device: str = "auto"
     storage: str | None = None
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         for name in self.objectives:
@@ -85,6 +88,8 @@ class SearchConfig:
         for name, least in (("final_epochs", 0), ("final_points", 1), ("calibration_samples", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"workers is {self.workers}; allowed: 1 or more")
         if self.validation_samples is not None and self.validation_samples < 1:
             raise InputError(f"validation_samples is {self.validation_samples}; allowed: 1 or more")
         if self.device not in ("auto", "cpu", "cuda"):
@@ -99,6 +104,16 @@ class SearchConfig:
     def resolved_device(self) -> str:
         """`cpu` or `cuda`."""
         return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+
+    @property
+    def resolved_workers(self) -> int:
+        """How many processes work side by side."""
+        return self.workers or best_workers(torch.get_num_threads(), self.resolved_device)
+
+    @property
+    def threads(self) -> int:
+        """Threads of each worker: together they have as many as there are."""
+        return max(1, torch.get_num_threads() // self.resolved_workers)
 
 
 @dataclass(frozen=True)
@@ -254,6 +269,8 @@ def _driver(wired: Wired, folder: Path, listener: Listener | None) -> Driver:
         final_epochs=config.final_epochs,
         final_points=config.final_points,
         storage=config.storage,
+        workers=config.resolved_workers,
+        threads=config.threads,
         command=command_of(config),
         versions=versions(),
         notes=wired.notes,
@@ -296,6 +313,8 @@ def write_config(folder: Path, wired: Wired) -> None:
         "resolved": {
             "precision": wired.context.precision,
             "device": wired.context.device,
+            "workers": wired.config.resolved_workers,
+            "threads": wired.config.threads,
             "distill_temperature": wired.context.effort.temperature,
             "distill_weight": wired.context.effort.distill_weight,
             "short_steps": wired.context.effort.short_steps,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from autocompress.emit.onnx_export import export_onnx, payload_bytes
 from autocompress.errors import PlanError, nearest
 from autocompress.graph.info import Traced, runnable_resolutions, trace_model
 from autocompress.proxy.teacher import Teacher
+from autocompress.targets import quiet
 from autocompress.targets.profile import Target
 from autocompress.tasks.task import Task
 
@@ -65,6 +67,12 @@ class Context:
     _statistics: dict[_Architecture, Statistics] = field(default_factory=dict, repr=False)
     _references: dict[_Architecture, Reference] = field(default_factory=dict, repr=False)
 
+    def __getstate__(self) -> dict[str, object]:
+        """What another process needs; what was computed from it is computed there again."""
+        given = {entry.name for entry in fields(self)}
+        computed: dict[str, object] = {name: {} for name in given if name.startswith("_")}
+        return {name: value for name, value in vars(self).items() if name in given} | computed
+
     @cached_property
     def resolutions(self) -> tuple[float, ...]:
         """The shares of the input side at which the model runs."""
@@ -74,6 +82,10 @@ class Context:
         """The same with fewer calibration samples; the traced models are shared."""
         effort = replace(self.effort, calibration_samples=samples)
         return replace(self, effort=effort, _statistics={}, _references={})
+
+    def working(self) -> AbstractContextManager[None]:
+        """Is held while something is computed: where this machine is the target, measurements wait for its end."""
+        return quiet.working() if self.target.profile.measured else nullcontext()
 
     @property
     def dense(self) -> Traced:

@@ -23,6 +23,7 @@ from autocompress.graph.info import total_macs
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_model
 from autocompress.proxy.finetune import Training, finetune
+from autocompress.targets import quiet
 from autocompress.targets.measure import MeasuredLatency, measure_together
 from autocompress.tasks.evaluate import evaluate_metric
 
@@ -76,21 +77,23 @@ def evaluate(
         RunError: training diverged or the metric is not finite.
     """
     clock = [time.perf_counter()]
-    compressed = realise(plan, context)
+    with context.working():
+        compressed = realise(plan, context)
     if start is not None:
         compressed.module.load_state_dict(dict(start))
     clock.append(time.perf_counter())
     steps = steps if steps is not None else 0 if fidelity == "untrained" else context.effort.short_steps
     steps = affordable_steps(steps, compressed.module, context)
     if not plan.is_dense:
-        finetune(compressed.module, context.teacher, context.task, _training(context, steps), progress)
+        finetune(compressed.module, context.teacher, context.task, _training(context, steps), progress, context.working)
     clock.append(time.perf_counter())
     split = context.task.validation
     if context.effort.validation_samples is not None:
         split = split.head(context.effort.validation_samples)
-    value = evaluate_metric(compressed.module, context.task, split)
-    clock.append(time.perf_counter())
-    cost = cost_of_model(compressed.module, context)
+    with context.working():
+        value = evaluate_metric(compressed.module, context.task, split)
+        clock.append(time.perf_counter())
+        cost = cost_of_model(compressed.module, context)
     metrics = {"accuracy": Metric.exact(value, context.task.metric_unit), **cost.metrics}
     if context.target.profile.measured and fidelity != "untrained":
         metrics.update(measured_on_file(compressed.module, context))
@@ -123,7 +126,8 @@ def measured_on_file(module: fx.GraphModule, context: Context) -> dict[str, Metr
     """Bytes and latency of the exported file on this machine, at batch 1 and one thread."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        exported = export_onnx(module, context.dense.inputs, path, opset=context.target.profile.opset)
+        with context.working():
+            exported = export_onnx(module, context.dense.inputs, path, opset=context.target.profile.opset)
         size = Metric.exact(exported.size_bytes, "bytes")
         return {"size_bytes": size, "latency_ms": latencies_of_files([path], context)[0]}
 
@@ -137,7 +141,8 @@ def latencies_of_files(paths: Sequence[Path], context: Context) -> list[Metric]:
     for path in paths:
         names = [entry.name for entry in onnx.load(path, load_external_data=False).graph.input]
         feeds.append({name: x[:1].numpy() for name, x in zip(names, context.dense.inputs, strict=True)})
-    return [_latency(measured) for measured in measure_together(paths, feeds, MEASURING_ROUNDS)]
+    with quiet.measuring():
+        return [_latency(measured) for measured in measure_together(paths, feeds, MEASURING_ROUNDS)]
 
 
 def _latency(measured: MeasuredLatency) -> Metric:

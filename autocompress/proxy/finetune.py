@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,11 +54,20 @@ def finetune(
     task: Task,
     training: Training,
     progress: Callable[[int, int], None] | None = None,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Trains `model` in place; it comes back in evaluation mode on the CPU.
 
     Models with BatchNorm are trained by SGD with Nesterov momentum, others by AdamW at a tenth of the rate; the rate
     warms up over one step in twenty and falls to zero along a cosine.
+
+    Args:
+        model: What is trained.
+        teacher: Of the same task.
+        task: Its training split, loss and learning rate.
+        training: How.
+        progress: Called with the steps done and their total.
+        turn: What each step is done under.
 
     Raises:
         RunError: the loss is not finite.
@@ -74,17 +84,18 @@ def finetune(
     torch.manual_seed(training.seed)
     try:
         for step, (inputs, targets) in enumerate(_batches(task, training)):
-            inputs = task.augmented(inputs, generator)
-            soft = teacher.outputs(inputs) if training.weight > 0 else None
-            inputs = tuple(placed(x, device, form) for x in inputs)
-            loss = _loss(model, soft, task, training, inputs, _moved(targets, device))
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise RunError(f"training diverged: the loss is {value} at step {step + 1} of {training.steps}")
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
-            optimiser.step()
+            with turn():
+                inputs = task.augmented(inputs, generator)
+                soft = teacher.outputs(inputs) if training.weight > 0 else None
+                inputs = tuple(placed(x, device, form) for x in inputs)
+                loss = _loss(model, soft, task, training, inputs, _moved(targets, device))
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise RunError(f"training diverged: the loss is {value} at step {step + 1} of {training.steps}")
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
+                optimiser.step()
             schedule.step()
             if progress is not None:
                 progress(step + 1, training.steps)

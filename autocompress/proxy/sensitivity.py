@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from autocompress.core.decision import Decision, Option, strength
-from autocompress.core.plan import Plan, Prune, Quantize, Sparsify
+from autocompress.core.plan import Prune, Quantize, Sparsify
 from autocompress.core.space import Space, Vector
 from autocompress.errors import AutoCompressError, RunError
 from autocompress.proxy.context import Context
@@ -46,6 +46,9 @@ class Effect:
     costs: Mapping[str, float]
 
 
+Measure = Callable[[Sequence[Vector]], Iterable[tuple[Vector, Effect | None]]]
+
+
 @dataclass(frozen=True)
 class Sensitivity:
     """The effects of a space.
@@ -61,57 +64,36 @@ class Sensitivity:
     chance: float
 
 
-class Effects:
-    """Effects of plans of a space, kept in a file: what it already holds is not measured again."""
+class Meter:
+    """Measures plans of a space without training them."""
 
-    def __init__(self, space: Space, context: Context, file: Path) -> None:
-        """Reads the file, or begins it anew if it is of something else.
-
-        Args:
-            space: Whose plans.
-            context: Task and target; plans are fitted to the first calibration samples and judged on the next.
-            file: A line of JSON for each plan, under a first line that says what they are of.
-        """
+    def __init__(self, space: Space, context: Context) -> None:
+        """Plans are fitted to the first calibration samples and judged on the next ones."""
         self.space = space
         least, most = _SAMPLES
         self._samples = min(most, max(least, len(context.task.train) // _TRAINING_PER_SAMPLE))
         self._context = context.with_calibration(self._samples)
-        self._file = file
-        self._known = _read(file, _digest(space, self._context))
-
-    def of(self, vector: Vector) -> Effect | None:
-        """The effect of a plan, None if it cannot be applied."""
-        name = ",".join(map(str, vector))
-        if name not in self._known:
-            self._known[name] = self._measured(self.space.decode(vector))
-            with self._file.open("a", encoding="utf-8") as log:
-                log.write(json.dumps({"plan": name, **_plain(self._known[name])}) + "\n")
-        return self._known[name]
-
-    def of_options(self, progress: Callable[[int, int], None] | None = None) -> Sensitivity:
-        """What every option does with all other decisions at their first.
-
-        Args:
-            progress: Called with the plans measured and their total.
-        """
-        anchors = {place: _anchors(decision) for place, decision in enumerate(self.space.decisions)}
-        todo = [(place, index) for place, indices in anchors.items() for index in indices]
-        dense = self.of(self.space.dense_vector)
-        if dense is None:
-            raise RunError("the first plan of the space cannot be applied to the model")
-        measured: dict[tuple[int, int], Effect | None] = {}
-        for done, (place, index) in enumerate(todo):
-            measured[place, index] = self.of(_single(self.space, place, index))
-            if progress is not None:
-                progress(done + 1, len(todo))
-        options = {
-            decision.name: (dense, *_completed(decision, {i: measured[place, i] for i in anchors[place]}))
-            for place, decision in enumerate(self.space.decisions)
-        }
-        return Sensitivity(dense, options, self._chance)
 
     @property
-    def _chance(self) -> float:
+    def digest(self) -> str:
+        """Names everything that an effect depends on."""
+        return _digest(self.space, self._context)
+
+    def measured(self, vector: Vector) -> Effect | None:
+        """The effect of a plan, None if it cannot be applied."""
+        with self._context.working():
+            try:
+                module = realise(self.space.decode(vector), self._context).module
+            except AutoCompressError:
+                return None
+            with torch.no_grad():
+                loss = _distance(module(*self._judged), self._wanted, self._context)
+            metrics = cost_of_model(module, self._context).metrics
+        return Effect(loss, {name: metrics[name].value for name in COSTS})
+
+    @property
+    def chance(self) -> float:
+        """The loss of a model that gives its mean output for every sample."""
         mean = map_tensors(self._wanted, lambda x: x.mean(0, keepdim=True).expand_as(x) if x.is_floating_point() else x)
         return _distance(mean, self._wanted, self._context)
 
@@ -128,15 +110,62 @@ class Effects:
         inputs, _ = list(batches)[-1]
         return inputs
 
-    def _measured(self, plan: Plan) -> Effect | None:
-        try:
-            module = realise(plan, self._context).module
-        except AutoCompressError:
-            return None
-        with torch.no_grad():
-            loss = _distance(module(*self._judged), self._wanted, self._context)
-        metrics = cost_of_model(module, self._context).metrics
-        return Effect(loss, {name: metrics[name].value for name in COSTS})
+
+class Effects:
+    """Effects of plans of a space, kept in a file: what it already holds is not measured again."""
+
+    def __init__(self, meter: Meter, file: Path, measure: Measure | None = None) -> None:
+        """Reads the file, or begins it anew if it is of something else.
+
+        Args:
+            meter: Of the space.
+            file: A line of JSON for each plan, under a first line that says what they are of.
+            measure: Has `meter.measured` done for many plans, in any order; one after another by default.
+        """
+        self.space = meter.space
+        self._meter = meter
+        self._measure = measure or (lambda vectors: ((vector, meter.measured(vector)) for vector in vectors))
+        self._file = file
+        self._known = _read(file, meter.digest)
+
+    def of(self, vectors: Sequence[Vector], progress: Callable[[int, int], None] | None = None) -> list[Effect | None]:
+        """The effects of plans, None for one that cannot be applied.
+
+        Args:
+            vectors: The plans.
+            progress: Called with the plans measured and their total.
+        """
+        todo = list(dict.fromkeys(vector for vector in vectors if _name(vector) not in self._known))
+        for done, (vector, effect) in enumerate(self._measure(todo)):
+            self._known[_name(vector)] = effect
+            with self._file.open("a", encoding="utf-8") as log:
+                log.write(json.dumps({"plan": _name(vector), **_plain(effect)}) + "\n")
+            if progress is not None:
+                progress(done + 1, len(todo))
+        return [self._known[_name(vector)] for vector in vectors]
+
+    def of_options(self, progress: Callable[[int, int], None] | None = None) -> Sensitivity:
+        """What every option does with all other decisions at their first.
+
+        Args:
+            progress: Called with the plans measured and their total.
+        """
+        anchors = {place: _anchors(decision) for place, decision in enumerate(self.space.decisions)}
+        places = [(place, index) for place, indices in anchors.items() for index in indices]
+        singles = [_single(self.space, place, index) for place, index in places]
+        dense, *effects = self.of([self.space.dense_vector, *singles], progress)
+        if dense is None:
+            raise RunError("the first plan of the space cannot be applied to the model")
+        measured = dict(zip(places, effects, strict=True))
+        options = {
+            decision.name: (dense, *_completed(decision, {i: measured[place, i] for i in anchors[place]}))
+            for place, decision in enumerate(self.space.decisions)
+        }
+        return Sensitivity(dense, options, self._meter.chance)
+
+
+def _name(vector: Vector) -> str:
+    return ",".join(map(str, vector))
 
 
 def _single(space: Space, place: int, index: int) -> Vector:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 from autocompress.core.constraint import Budget, Constraint
@@ -17,19 +17,21 @@ from autocompress.core.plan import Plan
 from autocompress.core.space import Space, Vector
 from autocompress.emit.report import render_report
 from autocompress.emit.report_data import save_report_data
-from autocompress.errors import InputError
+from autocompress.errors import InputError, RunError
 from autocompress.proxy.context import Context
-from autocompress.proxy.sensitivity import Effects
+from autocompress.proxy.sensitivity import Effect, Effects
+from autocompress.run.executors import Executor, InProcess, each, make_executor
+from autocompress.run.finals import Finals, make_points
 from autocompress.run.finish import Point, emit_point, final_front, timed_together, write_front
 from autocompress.run.folder import ARTIFACTS, CHECKPOINTS, FRONT, LOGS, REPORT, REPORT_DATA, SENSITIVITY
+from autocompress.run.jobs import EffectJob, Shared, refused_by
 from autocompress.run.reach import dense_cost, least_costs
 from autocompress.run.report_input import report_input
 from autocompress.run.study import Study
-from autocompress.run.trials import Listener, Trials, checkpoint_path, load_weights, refused_by, run_trials
+from autocompress.run.trials import Listener, Trials, run_trials
 from autocompress.search.controllers import make_controller
 from autocompress.search.planned import planned_vectors
-from autocompress.search.record import Objective, Record, front_of
-from autocompress.search.select import Made, next_point
+from autocompress.search.record import Objective, Record
 from autocompress.tasks.evaluate import evaluate_metric
 
 LOG = logging.getLogger("autocompress")
@@ -44,6 +46,8 @@ class Settings:
     """What a driver needs to know beside the objects it drives.
 
     Attributes:
+        workers: Processes that work at a time; 1 is this one.
+        threads: Of each worker.
         command: What to type to start the same search.
         notes: What was changed in the space for the target, a sentence each.
     """
@@ -53,6 +57,8 @@ class Settings:
     final_epochs: float
     final_points: int
     storage: str | None
+    workers: int
+    threads: int
     command: str
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
@@ -73,6 +79,7 @@ class Driver:
     ) -> None:
         """Prepares a run; nothing is written yet."""
         self.folder = folder
+        self.shared = Shared(context, space)
         self.context = context
         self.space = space
         self.objectives = tuple(objectives)
@@ -101,16 +108,15 @@ class Driver:
         """Everything from the first trial to the report; Ctrl-C ends the trials and the front so far is emitted."""
         started = time.time()
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _logging(self.folder / LOGS / "run.log"):
+        with _logging(self.folder / LOGS / "run.log"), self._workers() as executor:
             study = Study(self.folder, self.space, self.objectives, self.settings.storage)
             dense = self._dense_metrics()
             self.listener.say(f"searching {self.space.size:.2g} plans; the run is in {self.folder}")
-            ended = run_trials(self._trials(study, dense), budget)
+            ended = run_trials(self._trials(study, dense, executor), budget)
             records = study.records()
-            epochs = self.settings.final_epochs if ended else 0.0
             if not ended:
                 self.listener.say("interrupted: the front so far is exported without further training")
-            baseline, points = self._emit(records, dense, epochs)
+            baseline, points = self._emit(records, dense, executor if ended else InProcess(self.shared), ended)
             met = [p for p in points if refused_by(p.metrics, self.constraints, baseline.metrics) is None]
             front = final_front(met, self.objectives)
             write_front(self.folder / FRONT, self.objectives, baseline, front)
@@ -118,84 +124,36 @@ class Driver:
             save_report_data(self.folder / REPORT_DATA, data)
             (self.folder / REPORT).write_text(render_report(data), encoding="utf-8")
 
-    def _dense_metrics(self) -> dict[str, Metric]:
-        task = self.context.task
-        accuracy = evaluate_metric(self.context.dense.module, task, task.validation)
-        return {"accuracy": Metric.exact(accuracy, task.metric_unit), **dense_cost(self.context, self.space)}
+    @contextmanager
+    def _workers(self) -> Iterator[Executor]:
+        executor = make_executor(self.shared, self.settings.workers, self.settings.threads)
+        try:
+            yield executor
+        finally:
+            executor.stop()
 
-    def _trials(self, study: Study, dense: Mapping[str, Metric]) -> Trials:
-        uniform = [(label, self.space.encode(plan)) for label, plan in self.space.uniform_plans()]
-        return Trials(
-            study=study,
-            space=self.space,
-            controller=make_controller(self.settings.controller, self.space, self.objectives, self.settings.seed),
-            context=self.context,
-            constraints=self.constraints,
-            baselines=((DENSE, self.space.dense_vector), *uniform),
-            planned=cache(self._planned),
-            dense=dense,
-            checkpoints=self.folder / CHECKPOINTS,
-            listener=self.listener,
-        )
-
-    def _planned(self) -> list[tuple[str, Vector]]:
-        """Plans from the effects of single options, which are measured once and kept in the run folder."""
-        self.listener.say("measuring what every option does alone")
-        effects = Effects(self.space, self.context, self.folder / SENSITIVITY)
-        options = effects.of_options(lambda done, total: self.listener.step("options measured", done, total))
-        return planned_vectors(effects, options, self.context.dense.info.blocks, self.objectives, PLANNED)
-
-    def _emit(self, records: Sequence[Record], dense: Mapping[str, Metric], epochs: float) -> tuple[Point, list[Point]]:
+    def _emit(
+        self, records: Sequence[Record], dense: Mapping[str, Metric], executor: Executor, ended: bool
+    ) -> tuple[Point, list[Point]]:
         """The dense artifact and those of the chosen points."""
         artifacts = self.folder / ARTIFACTS
         self.listener.say("exporting the dense model")
         baseline = emit_point(Plan(), 0, DENSE, self.context, artifacts / DENSE, steps=0, start=None, dense=None)
+        finals = Finals(
+            executor=executor,
+            objectives=self.objectives,
+            dense=dense,
+            baseline=baseline,
+            steps=self.final_steps(self.settings.final_epochs if ended else 0.0),
+            points=self.settings.final_points,
+            artifacts=artifacts,
+            checkpoints=self.folder / CHECKPOINTS,
+            listener=self.listener,
+        )
         plain = [record for record in records if not self.space.decode(record.vector).is_dense]
-        front = front_of(plain, self.objectives, "short")
-        met = [record for record in front if record.error is None] or front
-        steps = self.final_steps(epochs)
-        points: list[Point] = []
-        made: list[Made] = []
-        for index in range(self.settings.final_points):
-            record = next_point(met, self.objectives, dense, made)
-            if record is None:
-                self.listener.say("no other plan is expected to add to these points")
-                break
-            name = f"point {index + 1} of at most {self.settings.final_points} (trial {record.number})"
-            self.listener.say(f"{name}: training {steps} steps, exporting, verifying")
-            try:
-                point = self._emit_record(record, artifacts / f"t{record.number:03d}", steps, baseline, name)
-            except KeyboardInterrupt:
-                self.listener.say("interrupted: the points that are ready are kept")
-                break
-            met = [other for other in met if other is not record]
-            if point is not None:
-                points.append(point)
-                if point.reason is None:
-                    made.append(Made(record, point.validation_metrics))
+        points = make_points(finals, plain)
         baseline, *points = timed_together(baseline, points, artifacts, self.context)
         return baseline, sorted(points, key=lambda point: point.trial)
-
-    def _emit_record(self, record: Record, folder: Path, steps: int, baseline: Point, name: str) -> Point | None:
-        def show(done: int, total: int) -> None:
-            self.listener.step(name, done, total)
-
-        try:
-            return emit_point(
-                self.space.decode(record.vector),
-                record.number,
-                record.label,
-                self.context,
-                folder,
-                steps=steps,
-                start=load_weights(checkpoint_path(self.folder / CHECKPOINTS, record.number)),
-                dense=baseline.metrics,
-                progress=show,
-            )
-        except Exception as error:  # one artifact that cannot be made must not cost the others
-            LOG.exception("trial %d gave no artifact", record.number)
-            self.listener.say(f"{name}: FAILED, no artifact: {type(error).__name__}: {str(error).splitlines()[0]}")
-            return None
 
     def final_steps(self, epochs: float) -> int:
         """Optimiser steps of the final training: whole epochs, but not fewer than 120 on a small data set."""
@@ -203,6 +161,41 @@ class Driver:
             return 0
         per_epoch = math.ceil(len(self.context.task.train) / self.context.task.batch_size)
         return max(LEAST_FINAL_STEPS, round(epochs * per_epoch))
+
+    def _dense_metrics(self) -> dict[str, Metric]:
+        task = self.context.task
+        accuracy = evaluate_metric(self.context.dense.module, task, task.validation)
+        return {"accuracy": Metric.exact(accuracy, task.metric_unit), **dense_cost(self.context, self.space)}
+
+    def _trials(self, study: Study, dense: Mapping[str, Metric], executor: Executor) -> Trials:
+        uniform = [(label, self.space.encode(plan)) for label, plan in self.space.uniform_plans()]
+        return Trials(
+            study=study,
+            space=self.space,
+            controller=make_controller(self.settings.controller, self.space, self.objectives, self.settings.seed),
+            executor=executor,
+            constraints=self.constraints,
+            baselines=((DENSE, self.space.dense_vector), *uniform),
+            planned=partial(self._planned, executor),
+            dense=dense,
+            checkpoints=self.folder / CHECKPOINTS,
+            listener=self.listener,
+        )
+
+    def _planned(self, executor: Executor) -> list[tuple[str, Vector]]:
+        """Plans from the effects of single options, which are measured once and kept in the run folder."""
+        self.listener.say("measuring what every option does alone")
+        effects = Effects(self.shared.meter, self.folder / SENSITIVITY, partial(_measured, executor))
+        options = effects.of_options(lambda done, total: self.listener.step("options measured", done, total))
+        return planned_vectors(effects, options, self.context.dense.info.blocks, self.objectives, PLANNED)
+
+
+def _measured(executor: Executor, vectors: Sequence[Vector]) -> Iterator[tuple[Vector, Effect | None]]:
+    named = {f"effect of {vector}": vector for vector in vectors}
+    for done in each(executor, ((name, EffectJob(vector)) for name, vector in named.items())):
+        if done.error is not None:
+            raise RunError(f"{done.key} could not be measured: {done.error}")
+        yield named[done.key], done.result
 
 
 @contextmanager

@@ -89,10 +89,11 @@ def emit_point(
     """
     result = evaluate(plan, "full" if steps else "short", context, steps=steps, start=start, progress=progress)
     profile = context.target.profile
-    written = write_artifact(folder, result.module, plan, context.dense.inputs, opset=profile.opset, half=False)
     path = folder / "model.onnx"
-    verification = verify(path, result.module, _batches(context))
-    metrics, validation = _measured(path, result, context)
+    with context.working():
+        written = write_artifact(folder, result.module, plan, context.dense.inputs, opset=profile.opset, half=False)
+        verification = verify(path, result.module, _batches(context))
+        metrics, validation = _measured(path, result, context)
     latency = None if profile.measured else result.latency
     rows = layer_rows(context.dense, plan, result.module, result.latency)
     fidelity = "full" if steps or plan.is_dense else "short"
@@ -138,8 +139,6 @@ def _measured(path: Path, result: Evaluation, context: Context) -> tuple[dict[st
     metrics = dict(result.metrics)
     metrics["accuracy"] = Metric.exact(test, task.metric_unit)
     metrics["size_bytes"] = Metric.exact(path.stat().st_size, "bytes")
-    if context.target.profile.measured:
-        metrics["latency_ms"] = latencies_of_files([path], context)[0]
     return metrics, validation
 
 

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from autocompress.core.constraint import Budget
@@ -43,7 +43,7 @@ class Terminal:
             TextColumn("{task.completed}/{task.total} {task.fields[left]}"),
         )
         self._trials = self._progress.add_task("trials", total=1, left="")
-        self._work = self._progress.add_task("", total=1, left="", visible=False)
+        self._work: dict[str, TaskID] = {}
         self._live = Live(self._picture(), console=self._console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Terminal:
@@ -69,15 +69,21 @@ class Terminal:
         total = budget.trials or max(1, done)
         left = _left(done, budget, seconds)
         self._progress.update(self._trials, completed=done, total=total, left=left)
-        self._progress.update(self._work, visible=False)
+        self.step(f"trial {record.number}", 1, 1)
         if self._console.is_terminal:
             self._live.update(self._picture())
         else:
             self._console.print(f"trial {record.number:>3} {record.label}: {_told(record)} {left}", highlight=False)
 
     def step(self, text: str, done: int, total: int) -> None:
-        """Part of a longer piece of work is done."""
-        self._progress.update(self._work, description=text, completed=done, total=total, visible=True)
+        """Part of a longer piece of work is done; the last one ends it."""
+        if done >= total:
+            if text in self._work:
+                self._progress.remove_task(self._work.pop(text))
+            return
+        if text not in self._work:
+            self._work[text] = self._progress.add_task(text, total=total, left="")
+        self._progress.update(self._work[text], completed=done, total=total)
 
     def _picture(self) -> Group:
         table = Table(title="best points so far", title_justify="left")

@@ -1,25 +1,19 @@
-"""The loop of a search: ask, gate by tables, evaluate, tell; survives whatever a trial does."""
+"""The loop of a search: ask, hand to a worker, tell; survives whatever a trial does."""
 
 from __future__ import annotations
 
 import logging
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
-
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from autocompress.core.constraint import Budget, Constraint
 from autocompress.core.metric import Metric
 from autocompress.core.space import Space, Vector
-from autocompress.errors import AutoCompressError
-from autocompress.proxy.context import Context
-from autocompress.proxy.cost import cost_of_plan
-from autocompress.proxy.evaluate import Evaluation, evaluate
+from autocompress.run.executors import Executor
+from autocompress.run.jobs import TrialJob, checkpoint_path
 from autocompress.run.study import Study
 from autocompress.search.controllers import Controller
 from autocompress.search.record import Record
@@ -36,7 +30,7 @@ class Listener(Protocol):
         """A trial ended."""
 
     def step(self, text: str, done: int, total: int) -> None:
-        """Part of a longer piece of work is done."""
+        """Part of a longer piece of work is done; the last one ends it."""
 
     def say(self, text: str) -> None:
         """A phase begins, or something must be known."""
@@ -47,6 +41,7 @@ class Trials:
     """Everything the loop needs.
 
     Attributes:
+        executor: Does the work.
         baselines: `(label, vector)` to run first, in this order.
         planned: More of them, put together from what is measured when the others are done.
         dense: Metrics of the dense model that constraints are relative to.
@@ -56,7 +51,7 @@ class Trials:
     study: Study
     space: Space
     controller: Controller
-    context: Context
+    executor: Executor
     constraints: tuple[Constraint, ...]
     baselines: tuple[tuple[str, Vector], ...]
     planned: Callable[[], Sequence[tuple[str, Vector]]]
@@ -70,112 +65,108 @@ def run_trials(trials: Trials, budget: Budget) -> bool:
 
     A trial that diverges, runs out of memory or raises is recorded with its error and the search goes on.
     """
-    started = time.monotonic()
-    again = [(vector, label) for _, vector, label in trials.study.requeue_lost()]
+    loop = _Loop(trials, budget)
     try:
-        while True:
-            records = trials.study.records()
-            counted = [record for record in records if record.state in ("complete", "failed")]
-            refused = len(records) - len(counted)
-            seconds = time.monotonic() - started
-            if _spent(budget, len(counted), seconds) or refused > REFUSALS_PER_TRIAL * (budget.trials or 1000):
-                return True
-            if not again and len({record.vector for record in records}) >= trials.space.size:
-                trials.listener.say(f"every one of the {trials.space.size} plans was tried")
-                return True
-            vector, label = again.pop(0) if again else _next(trials, records)
-            number = trials.study.start(vector, label)
-            record = run_one(trials, number, vector, label)
-            trials.study.finish(record)
-            done = len(counted) + (record.state != "infeasible")
-            trials.listener.trial(record, done, budget, time.monotonic() - started)
+        while loop.more():
+            loop.wait()
     except KeyboardInterrupt:
-        LOG.warning("interrupted; the trial in flight is run again when the search is resumed")
+        LOG.warning("interrupted; the trials in flight are run again when the search is resumed")
+        trials.executor.stop()
         return False
+    return True
 
 
-def _spent(budget: Budget, done: int, seconds: float) -> bool:
-    by_trials = budget.trials is not None and done >= budget.trials
-    return by_trials or (budget.seconds is not None and seconds >= budget.seconds)
+class _Loop:
+    """One stretch of a search, from its start or from where another process left it."""
+
+    def __init__(self, trials: Trials, budget: Budget) -> None:
+        self._trials = trials
+        self._budget = budget
+        self._started = time.monotonic()
+        self._again = [(vector, label) for _, vector, label in trials.study.requeue_lost()]
+        self._running: dict[str, TrialJob] = {}
+        self._planned: Sequence[tuple[str, Vector]] | None = None
+
+    def more(self) -> bool:
+        """Keeps the workers busy; False if nothing runs and nothing is left to start."""
+        executor = self._trials.executor
+        while executor.busy < executor.workers:
+            asked = self._next()
+            if asked is None:
+                break
+            self._start(*asked)
+        return executor.busy > 0
+
+    def wait(self) -> None:
+        """Writes down the next trial that ends."""
+        trials = self._trials
+        done = trials.executor.next(trials.listener.step)
+        job = self._running.pop(done.key)
+        record: Record = job.failed(done.error) if done.error is not None else done.result
+        trials.study.finish(record)
+        count = len(_counted(trials.study.records()))
+        trials.listener.trial(record, count, self._budget, time.monotonic() - self._started)
+
+    def _start(self, vector: Vector, label: str) -> None:
+        trials = self._trials
+        number = trials.study.start(vector, label)
+        path = checkpoint_path(trials.checkpoints, number)
+        job = TrialJob(number, vector, label, trials.constraints, trials.dense, path)
+        key = f"trial {number}"
+        self._running[key] = job
+        trials.executor.start(key, job)
+
+    def _next(self) -> tuple[Vector, str] | None:
+        """What to start, None if nothing is, now or ever."""
+        trials, running = self._trials, len(self._running)
+        records = trials.study.records()
+        counted = len(_counted(records))
+        refused = len(records) - counted - running
+        if self._spent(counted + running) or refused > REFUSALS_PER_TRIAL * (self._budget.trials or 1000):
+            return None
+        if self._again:
+            return self._again.pop(0)
+        tried = {record.vector for record in records}
+        if len(tried) >= trials.space.size:
+            if not running:
+                trials.listener.say(f"every one of the {trials.space.size} plans was tried")
+            return None
+        for label, vector in trials.baselines:
+            if vector not in tried:
+                return vector, label
+        return self._thought_of(records, tried)
+
+    def _thought_of(self, records: Sequence[Record], tried: set[Vector]) -> tuple[Vector, str] | None:
+        """A plan that depends on what is known, None while that is not yet known.
+
+        With several workers, the n-th plan is asked for by what the first n - lag trials gave, whichever ended first
+        and whatever else has ended: the same seed and workers give the same plans.
+        """
+        if self._planned is None:
+            if self._running:
+                # Measuring what to plan takes all workers.
+                return None
+            self._planned = self._trials.planned()
+        for label, vector in self._planned:
+            if vector not in tried:
+                return vector, label
+        lag = 2 * (self._trials.executor.workers - 1)
+        known = max(0, len(records) - lag)
+        if _open(records[:known]):
+            return None
+        later = [replace(record, state="running", metrics={}) for record in records[known:]]
+        return self._trials.controller.ask([*records[:known], *later]), "search"
+
+    def _spent(self, trials: int) -> bool:
+        by_trials = self._budget.trials is not None and trials >= self._budget.trials
+        seconds = time.monotonic() - self._started
+        return by_trials or (self._budget.seconds is not None and seconds >= self._budget.seconds)
 
 
-def _next(trials: Trials, records: Sequence[Record]) -> tuple[Vector, str]:
-    tried = {record.vector for record in records}
-    for label, vector in trials.baselines:
-        if vector not in tried:
-            return vector, label
-    for label, vector in trials.planned():
-        if vector not in tried:
-            return vector, label
-    return trials.controller.ask(records), "search"
+def _counted(records: Sequence[Record]) -> list[Record]:
+    """The trials that the budget pays for."""
+    return [record for record in records if record.state in ("complete", "failed")]
 
 
-def run_one(trials: Trials, number: int, vector: Vector, label: str) -> Record:
-    """Evaluates one plan; every way it can end is a record."""
-    plan = trials.space.decode(vector)
-    start = time.perf_counter()
-    try:
-        cost = cost_of_plan(plan, trials.context)
-        refusal = refused_by(cost.metrics, trials.constraints, trials.dense)
-        if refusal is not None:
-            seconds = {"tables": time.perf_counter() - start}
-            return Record(number, label, vector, "infeasible", "cost", cost.metrics, seconds, refusal)
-        tables = time.perf_counter() - start
-        result = evaluate(plan, "short", trials.context, progress=_progress(trials, number))
-        save_weights(checkpoint_path(trials.checkpoints, number), result)
-    except Exception as error:  # noqa: BLE001  # whatever a trial raises is its result, not the end of the search
-        LOG.error("trial %d failed: %s\n%s", number, error, traceback.format_exc())
-        seconds = {"apply": time.perf_counter() - start}
-        return Record(number, label, vector, "failed", "short", {}, seconds, _one_line(error))
-    seconds = {"tables": tables, **result.seconds}
-    violated = refused_by(result.metrics, trials.constraints, trials.dense)
-    LOG.info("trial %d (%s): %s", number, label, _told(result.metrics))
-    return Record(
-        number, label, vector, "complete", "short", dict(result.metrics), seconds, violated, tuple(result.notes)
-    )
-
-
-def _progress(trials: Trials, number: int) -> Callable[[int, int], None]:
-    def show(done: int, total: int) -> None:
-        trials.listener.step(f"trial {number}", done, total)
-
-    return show
-
-
-def refused_by(
-    metrics: Mapping[str, Metric], constraints: Sequence[Constraint], dense: Mapping[str, Metric]
-) -> str | None:
-    """The first constraint that known metrics break, in words; None if all that can be checked are met."""
-    for constraint in constraints:
-        if constraint.metric in metrics and constraint.violation(metrics, dense) > 0:
-            value, limit = metrics[constraint.metric].value, constraint.limit(dense)
-            return f"{constraint.text} is not met: {constraint.metric} is {value:g}, the limit {limit:g}"
-    return None
-
-
-def checkpoint_path(folder: Path, number: int) -> Path:
-    """Where the trained weights of a trial are kept."""
-    return folder / f"trial-{number:04d}.safetensors"
-
-
-def save_weights(path: Path, result: Evaluation) -> None:
-    """Writes the weights of an evaluation, complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file({name: tensor.contiguous().clone() for name, tensor in result.module.state_dict().items()}, part)
-    part.replace(path)
-
-
-def load_weights(path: Path) -> dict[str, Tensor] | None:
-    """The weights that `save_weights` wrote, or None where there are none."""
-    return dict(load_file(path)) if path.is_file() else None
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    kind = "" if isinstance(error, AutoCompressError) else f"{type(error).__name__}: "
-    return kind + (lines[0] if lines else "no message")
-
-
-def _told(metrics: Mapping[str, Metric]) -> str:
-    return ", ".join(f"{name} {metric.value:g}" for name, metric in metrics.items())
+def _open(records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if record.state == "running"]

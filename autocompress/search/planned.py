@@ -78,8 +78,8 @@ def _vector(space: Space, chosen: Mapping[int, int]) -> Vector:
 def _measured(effects: Effects, options: Sensitivity, family: Sequence[Mapping[int, int]]) -> Iterator[Part]:
     """The plans of a family measured as wholes; those that cannot be applied are left out."""
     dense = options.dense
-    for chosen in family:
-        effect = effects.of(_vector(effects.space, chosen))
+    measured = effects.of([_vector(effects.space, chosen) for chosen in family])
+    for chosen, effect in zip(family, measured, strict=True):
         if effect is not None:
             ratios = {cost: effect.costs[cost] / max(dense.costs[cost], 1e-12) for cost in dense.costs}
             yield Part(chosen, max(0.0, effect.loss - dense.loss), ratios)

@@ -30,7 +30,11 @@ class Made:
 
 
 def next_point(
-    candidates: Sequence[Record], objectives: Sequence[Objective], dense: Mapping[str, Metric], made: Sequence[Made]
+    candidates: Sequence[Record],
+    objectives: Sequence[Objective],
+    dense: Mapping[str, Metric],
+    made: Sequence[Made],
+    chosen: Sequence[Record] = (),
 ) -> Record | None:
     """The candidate that adds most hypervolume beside the dense model, or None if none adds any.
 
@@ -38,9 +42,17 @@ def next_point(
     the points made so far still lost after theirs (their median). Accuracy counts by the square root of the share of
     the dense value that is lost, up to a tenth, so that a point matters most where little is lost; other objectives
     by the logarithm of their ratio to the dense value, so that 2x to 4x counts as much as 1x to 2x.
+
+    Args:
+        candidates: Trials to choose from.
+        objectives: Of the run.
+        dense: Metrics of the dense model.
+        made: The points that are ready.
+        chosen: Trials that are being trained to the end; they too count by what they are expected to reach.
     """
     ready = [_scaled(metrics, objectives, dense, 1.0) for metrics in (dense, *(point.metrics for point in made))]
     rest = _rest(objectives, dense, made)
+    ready += [_scaled(record.metrics, objectives, dense, rest) for record in chosen]
     reference = [1.0 if objective.name == "accuracy" else _WORST_COST for objective in objectives]
     covered = hypervolume(ready, reference)
     best, most = None, 1e-9

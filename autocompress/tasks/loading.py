@@ -14,6 +14,8 @@ from autocompress.tasks.builtin import BUILTIN
 from autocompress.tasks.task import Task
 from autocompress.tasks.user_code import USER_CODE_ERRORS, first_line, place
 
+# What was imported from a file by its path, by name: another process would not find it.
+USER_MODULES: dict[str, ModuleType] = {}
 _FORMS = "a task is a built-in name, file.py:function or package.module:function"
 
 
@@ -74,4 +76,5 @@ def _import_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    USER_MODULES[name] = module
     return module

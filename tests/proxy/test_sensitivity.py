@@ -13,7 +13,7 @@ from autocompress.core.plan import LowRank, Prune, Quantize
 from autocompress.core.space import Space
 from autocompress.proxy.context import Context
 from autocompress.proxy.evaluate import realise
-from autocompress.proxy.sensitivity import Effect, Effects, _anchors, _completed
+from autocompress.proxy.sensitivity import Effect, Effects, Meter, _anchors, _completed
 from tests.run.tiny import tiny_context, tiny_space
 
 BITS = Decision("quantize", "a", (None, *(Quantize(b) for b in (8, 6, 5, 4, 3, 2))))
@@ -33,7 +33,7 @@ def test_every_option_has_an_effect_and_more_compression_costs_less(
     context: Context, space: Space, tmp_path: Path
 ) -> None:
     told: list[tuple[int, int]] = []
-    options = Effects(space, context, tmp_path / "table").of_options(lambda *step: told.append(step))
+    options = Effects(Meter(space, context), tmp_path / "table").of_options(lambda *step: told.append(step))
     assert told[-1][0] == told[-1][1] == len(told)
     assert options.dense.loss == pytest.approx(0.0, abs=1e-6)
     assert options.chance > 0
@@ -55,7 +55,7 @@ def test_every_option_has_an_effect_and_more_compression_costs_less(
 
 def test_the_loss_is_the_divergence_of_the_outputs(context: Context, space: Space, tmp_path: Path) -> None:
     vector = space.extreme_vector
-    effect = Effects(space, context, tmp_path / "table").of(vector)
+    (effect,) = Effects(Meter(space, context), tmp_path / "table").of([vector])
     small = context.with_calibration(64)
     # There are 64 samples in all: they serve for both.
     (images, _), *others = context.task.calibration.batches(64)
@@ -72,25 +72,25 @@ def test_what_the_file_holds_is_not_measured_again(
     context: Context, space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "table"
-    first = Effects(space, context, file).of_options()
+    first = Effects(Meter(space, context), file).of_options()
     lines = file.read_text().splitlines()
     calls: list[object] = []
-    inner = Effects._measured
-    monkeypatch.setattr(Effects, "_measured", lambda self, plan: (calls.append(plan), inner(self, plan))[1])
-    assert Effects(space, context, file).of_options() == first
+    inner = Meter.measured
+    monkeypatch.setattr(Meter, "measured", lambda self, vector: (calls.append(vector), inner(self, vector))[1])
+    assert Effects(Meter(space, context), file).of_options() == first
     assert calls == []
     # The last line was cut off when the power went.
     file.write_text("\n".join(lines)[:-9])
-    assert Effects(space, context, file).of_options() == first
+    assert Effects(Meter(space, context), file).of_options() == first
     assert len(calls) == 1
     assert file.read_text().splitlines() == lines
 
 
 def test_a_table_of_another_space_is_begun_anew(context: Context, space: Space, tmp_path: Path) -> None:
     file = tmp_path / "table"
-    Effects(space, context, file).of(space.dense_vector)
+    Effects(Meter(space, context), file).of([space.dense_vector])
     other = replace(space, decisions=space.decisions[:1])
-    effect = Effects(other, context, file).of(other.dense_vector)
+    (effect,) = Effects(Meter(other, context), file).of([other.dense_vector])
     data = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(data) == 2
     assert effect is not None

@@ -10,7 +10,7 @@ import pytest
 
 from autocompress.config import SearchConfig, search
 from autocompress.core.rules import SpaceRules
-from autocompress.run import drive
+from autocompress.run import drive, jobs
 from tests.run.tiny import RULES, tiny_task
 
 
@@ -24,6 +24,7 @@ def test_an_interrupt_while_points_are_made_keeps_the_others(tmp_path: Path, mon
         return real(*args, **kwargs)
 
     monkeypatch.setattr(drive, "emit_point", emit_two)
+    monkeypatch.setattr(jobs, "emit_point", emit_two)
     rules = RULES if isinstance(RULES, SpaceRules) else SpaceRules.from_dict(RULES)
     config = SearchConfig(short_steps=1, final_epochs=0)
     run = search(tiny_task(), target="jetson-nano", space=rules, budget=5, output=tmp_path / "run", config=config)

@@ -20,9 +20,11 @@ from autocompress.core.metric import Metric
 from autocompress.core.rules import SpaceRules
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_plan
+from autocompress.run import jobs
 from autocompress.run import trials as loop
+from autocompress.run.jobs import checkpoint_path, load_weights, refused_by
 from autocompress.run.study import Study
-from autocompress.run.trials import checkpoint_path, load_weights, refused_by, run_trials
+from autocompress.run.trials import run_trials
 from tests.run.tiny import OBJECTIVES, Told, make_trials, tiny_context, tiny_space, tiny_task
 
 Loss = Callable[[Any, Any], Tensor]
@@ -137,8 +139,8 @@ def test_what_the_tables_refuse_is_recorded_and_never_trained(
         trained.append(plan)
         return real(plan, *args, **options)
 
-    real = loop.evaluate
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    real = jobs.evaluate
+    monkeypatch.setattr(jobs, "evaluate", evaluate)
     trials = make_trials(tmp_path, context, constraints=["size<=50%", "macs<=80%"])
     assert run_trials(trials, Budget(trials=3))
     records = trials.study.records()

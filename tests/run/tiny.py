@@ -16,6 +16,8 @@ from autocompress.core.rules import SpaceRules, build_space
 from autocompress.core.space import Space, Vector
 from autocompress.proxy.context import Context, Effort
 from autocompress.run.adapt import adapt_rules
+from autocompress.run.executors import InProcess
+from autocompress.run.jobs import Shared
 from autocompress.run.reach import dense_cost
 from autocompress.run.study import Study
 from autocompress.run.trials import Trials
@@ -128,7 +130,7 @@ def make_trials(
         study=Study(folder, space, OBJECTIVES),
         space=space,
         controller=make_controller(controller, space, OBJECTIVES, 0),
-        context=context,
+        executor=InProcess(Shared(context, space)),
         constraints=parsed,
         baselines=baselines if baselines is not None else (("dense", space.dense_vector),),
         planned=list,

@@ -6,7 +6,7 @@ from autocompress.core.rules import build_space, load_rules
 from autocompress.core.space import Space
 from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.cost import cost_of_plan
-from autocompress.proxy.sensitivity import Effect, Effects, Sensitivity
+from autocompress.proxy.sensitivity import Effect, Effects, Meter, Sensitivity
 from autocompress.run.adapt import adapt_rules
 from autocompress.search.planned import planned_vectors
 from autocompress.search.record import Objective
@@ -31,7 +31,7 @@ def space(context: Context) -> Space:
 
 @pytest.fixture(scope="module")
 def effects(context: Context, space: Space, tmp_path_factory: pytest.TempPathFactory) -> Effects:
-    return Effects(space, context, tmp_path_factory.mktemp("effects") / "table")
+    return Effects(Meter(space, context), tmp_path_factory.mktemp("effects") / "table")
 
 
 @pytest.fixture(scope="module")

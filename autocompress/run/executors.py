@@ -1,0 +1,125 @@
+"""Who does the work of a run: this process, or workers of one machine or a cluster."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from autocompress.run.jobs import Job, Shared, one_line
+
+LOG = logging.getLogger("autocompress")
+MOST_WORKERS = 8
+# What a worker takes beside the data: the library, the dense model, and the activations of a training step.
+_WORKER_BYTES = 2 * 2**30
+Shown = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a job ended.
+
+    Attributes:
+        key: What it was started under.
+        result: What it returned.
+        error: Why it returned nothing, in one line.
+    """
+
+    key: str
+    result: Any
+    error: str | None = None
+
+
+class Executor(Protocol):
+    """Runs jobs, at most `workers` at a time."""
+
+    workers: int
+
+    @property
+    def busy(self) -> int:
+        """How many jobs were started and not yet returned by `next`."""
+
+    def start(self, key: str, job: Job) -> None:
+        """Starts a job; at most `workers` may be busy."""
+
+    def next(self, shown: Shown | None = None) -> Done:
+        """Waits for the next job to end.
+
+        Args:
+            shown: Called with the key of a job, its parts done and their total, now and then.
+        """
+
+    def stop(self) -> None:
+        """Lets go of the workers; what they were doing is lost."""
+
+
+class InProcess:
+    """One job at a time, here."""
+
+    workers = 1
+
+    def __init__(self, shared: Shared) -> None:
+        """Takes what the jobs need."""
+        self._shared = shared
+        self._waiting: deque[tuple[str, Job]] = deque()
+
+    @property
+    def busy(self) -> int:
+        """How many jobs wait."""
+        return len(self._waiting)
+
+    def start(self, key: str, job: Job) -> None:
+        """Keeps the job for `next`."""
+        self._waiting.append((key, job))
+
+    def next(self, shown: Shown | None = None) -> Done:
+        """Does the job that was started first."""
+        key, job = self._waiting.popleft()
+
+        def progress(done: int, total: int) -> None:
+            if shown is not None:
+                shown(key, done, total)
+
+        try:
+            return Done(key, job(self._shared, progress))
+        except Exception as error:  # noqa: BLE001  # whatever a job raises is its result
+            LOG.error("%s failed: %s\n%s", key, error, traceback.format_exc())
+            return Done(key, None, one_line(error))
+
+    def stop(self) -> None:
+        """Forgets the jobs that wait."""
+        self._waiting.clear()
+
+
+def each(executor: Executor, jobs: Iterable[tuple[str, Job]], shown: Shown | None = None) -> Iterator[Done]:
+    """The results of many jobs, in the order in which they end; the executor has no others."""
+    left = iter(jobs)
+    while True:
+        for key, job in itertools.islice(left, executor.workers - executor.busy):
+            executor.start(key, job)
+        if not executor.busy:
+            return
+        yield executor.next(shown)
+
+
+def make_executor(shared: Shared, workers: int, threads: int) -> Executor:
+    """The process itself for one worker, else as many others with so many threads each."""
+    if workers == 1:
+        return InProcess(shared)
+    # Ray takes seconds to import and is needed for this alone.
+    from autocompress.run.cluster import RayWorkers
+
+    return RayWorkers(shared, workers, threads)
+
+
+def best_workers(threads: int, device: str) -> int:
+    """One for every thread that there is and memory for: two training steps side by side beat one on two threads."""
+    if device != "cpu":
+        return 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") if hasattr(os, "sysconf") else _WORKER_BYTES
+    return max(1, min(MOST_WORKERS, threads, memory // _WORKER_BYTES))

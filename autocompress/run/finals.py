@@ -1,0 +1,110 @@
+"""Which trials become files: chosen one after another by what the files before them reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autocompress.core.metric import Metric
+from autocompress.run.executors import Done, Executor
+from autocompress.run.finish import Point
+from autocompress.run.jobs import PointJob, checkpoint_path
+from autocompress.run.trials import Listener
+from autocompress.search.record import Objective, Record, front_of
+from autocompress.search.select import Made, next_point
+
+
+@dataclass(frozen=True)
+class Finals:
+    """What making the final points needs.
+
+    Attributes:
+        executor: Does the work.
+        dense: Metrics of the dense model on the validation split.
+        baseline: The dense artifact.
+        steps: Optimiser steps of the final training.
+        points: How many are made at most.
+    """
+
+    executor: Executor
+    objectives: tuple[Objective, ...]
+    dense: Mapping[str, Metric]
+    baseline: Point
+    steps: int
+    points: int
+    artifacts: Path
+    checkpoints: Path
+    listener: Listener
+
+
+def make_points(finals: Finals, records: Sequence[Record]) -> list[Point]:
+    """Trains, exports and verifies the trials that together cover most of the front; Ctrl-C keeps those that are ready.
+
+    With several workers, the n-th trial is chosen by what the first n - lag gave, whichever ended first.
+    """
+    front = front_of(records, finals.objectives, "short")
+    making = _Making(finals, [record for record in front if record.error is None] or front)
+    try:
+        while making.more():
+            making.wait()
+    except KeyboardInterrupt:
+        finals.listener.say("interrupted: the points that are ready are kept")
+        finals.executor.stop()
+    return making.points
+
+
+class _Making:
+    def __init__(self, finals: Finals, candidates: Sequence[Record]) -> None:
+        self._finals = finals
+        self._left = list(candidates)
+        self._chosen: list[Record] = []
+        self._ended: dict[int, Point | None] = {}
+        self._keys: dict[str, Record] = {}
+
+    @property
+    def points(self) -> list[Point]:
+        """Those that are ready, the ones that failed their verification too."""
+        return [point for point in self._ended.values() if point is not None]
+
+    def more(self) -> bool:
+        """Keeps the workers busy; False if nothing runs and nothing is left to start."""
+        executor, listener = self._finals.executor, self._finals.listener
+        while executor.busy < executor.workers and len(self._chosen) < self._finals.points:
+            known = self._chosen[: max(0, len(self._chosen) - 2 * (executor.workers - 1))]
+            if any(record.number not in self._ended for record in known):
+                break
+            record = self._choose(known) or (None if executor.busy else self._choose(self._chosen))
+            if record is None:
+                if not executor.busy:
+                    listener.say("no other plan is expected to add to these points")
+                break
+            self._start(record)
+        return executor.busy > 0
+
+    def wait(self) -> None:
+        """Takes the next point that is ready, or says why there is none."""
+        finals = self._finals
+        done: Done = finals.executor.next(finals.listener.step)
+        record = self._keys.pop(done.key)
+        self._ended[record.number] = done.result
+        finals.listener.step(done.key, 1, 1)
+        if done.error is not None:
+            finals.listener.say(f"{done.key}: FAILED, no artifact: {done.error}")
+
+    def _choose(self, known: Sequence[Record]) -> Record | None:
+        ended = [(record, self._ended[record.number]) for record in known]
+        made = [Made(r, point.validation_metrics) for r, point in ended if point is not None and point.reason is None]
+        running = self._chosen[len(known) :]
+        return next_point(self._left, self._finals.objectives, self._finals.dense, made, running)
+
+    def _start(self, record: Record) -> None:
+        finals = self._finals
+        self._left = [other for other in self._left if other is not record]
+        self._chosen.append(record)
+        key = f"point {len(self._chosen)} of at most {finals.points} (trial {record.number})"
+        finals.listener.say(f"{key}: training {finals.steps} steps, exporting, verifying")
+        folder = finals.artifacts / f"t{record.number:03d}"
+        checkpoint = checkpoint_path(finals.checkpoints, record.number)
+        self._keys[key] = record
+        finals.executor.start(key, PointJob(record, folder, finals.steps, checkpoint, finals.baseline.metrics))

@@ -1,0 +1,187 @@
+"""What a worker can be asked to do: one trial, the effect of one plan alone, one final point."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from autocompress.core.constraint import Constraint
+from autocompress.core.metric import Metric
+from autocompress.core.space import Space, Vector
+from autocompress.errors import AutoCompressError
+from autocompress.proxy.context import Context
+from autocompress.proxy.cost import cost_of_plan
+from autocompress.proxy.evaluate import Evaluation, evaluate
+from autocompress.proxy.sensitivity import Effect, Meter
+from autocompress.run.finish import Point, emit_point
+from autocompress.search.record import Record
+
+LOG = logging.getLogger("autocompress")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(eq=False)
+class Shared:
+    """What every job of a run needs; a worker gets it once."""
+
+    context: Context
+    space: Space
+
+    @cached_property
+    def meter(self) -> Meter:
+        """Measures plans without training."""
+        return Meter(self.space, self.context)
+
+
+class Job(Protocol):
+    """Work for a worker; it can be pickled, and gives the same result wherever it runs."""
+
+    def __call__(self, shared: Shared, progress: Progress) -> Any:
+        """Does the work.
+
+        Args:
+            shared: Of the run.
+            progress: Called with the parts done and their total.
+        """
+
+
+@dataclass(frozen=True)
+class EffectJob:
+    """The effect of a plan without training; None if it cannot be applied."""
+
+    vector: Vector
+
+    def __call__(self, shared: Shared, progress: Progress) -> Effect | None:
+        """Measures it."""
+        return shared.meter.measured(self.vector)
+
+
+@dataclass(frozen=True)
+class PointJob:
+    """A trial's plan trained to the end, as verified files.
+
+    Attributes:
+        folder: `artifacts/<id>`.
+        steps: Optimiser steps of the final training.
+        checkpoint: The weights the trial ended with, if it kept them.
+        dense: Metrics of the dense artifact.
+    """
+
+    record: Record
+    folder: Path
+    steps: int
+    checkpoint: Path
+    dense: Mapping[str, Metric]
+
+    def __call__(self, shared: Shared, progress: Progress) -> Point:
+        """Trains, exports and verifies it."""
+        return emit_point(
+            shared.space.decode(self.record.vector),
+            self.record.number,
+            self.record.label,
+            shared.context,
+            self.folder,
+            steps=self.steps,
+            start=load_weights(self.checkpoint),
+            dense=self.dense,
+            progress=progress,
+        )
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """One trial; every way it can end is a record.
+
+    Attributes:
+        dense: Metrics of the dense model that constraints are relative to.
+        checkpoint: Where the trained weights go.
+    """
+
+    number: int
+    vector: Vector
+    label: str
+    constraints: tuple[Constraint, ...]
+    dense: Mapping[str, Metric]
+    checkpoint: Path
+
+    def __call__(self, shared: Shared, progress: Progress) -> Record:
+        """Asks the tables, then trains and measures."""
+        plan = shared.space.decode(self.vector)
+        start = time.perf_counter()
+        try:
+            cost = cost_of_plan(plan, shared.context)
+            refusal = refused_by(cost.metrics, self.constraints, self.dense)
+            if refusal is not None:
+                seconds = {"tables": time.perf_counter() - start}
+                return self._record("infeasible", "cost", cost.metrics, seconds, refusal)
+            tables = time.perf_counter() - start
+            result = evaluate(plan, "short", shared.context, progress=progress)
+            save_weights(self.checkpoint, result)
+        except Exception as error:  # noqa: BLE001  # whatever a trial raises is its result, not the end of the search
+            LOG.error("trial %d failed: %s\n%s", self.number, error, traceback.format_exc())
+            return self.failed(one_line(error), time.perf_counter() - start)
+        violated = refused_by(result.metrics, self.constraints, self.dense)
+        told = ", ".join(f"{name} {metric.value:g}" for name, metric in result.metrics.items())
+        LOG.info("trial %d (%s): %s", self.number, self.label, told)
+        seconds = {"tables": tables, **result.seconds}
+        return self._record("complete", "short", result.metrics, seconds, violated, tuple(result.notes))
+
+    def failed(self, why: str, seconds: float = 0.0) -> Record:
+        """The record of this trial where it came to nothing."""
+        return self._record("failed", "short", {}, {"apply": seconds}, why)
+
+    def _record(
+        self,
+        state: str,
+        fidelity: str,
+        metrics: Mapping[str, Metric],
+        seconds: Mapping[str, float],
+        error: str | None,
+        notes: tuple[str, ...] = (),
+    ) -> Record:
+        return Record(self.number, self.label, self.vector, state, fidelity, dict(metrics), seconds, error, notes)
+
+
+def refused_by(
+    metrics: Mapping[str, Metric], constraints: Sequence[Constraint], dense: Mapping[str, Metric]
+) -> str | None:
+    """The first constraint that known metrics break, in words; None if all that can be checked are met."""
+    for constraint in constraints:
+        if constraint.metric in metrics and constraint.violation(metrics, dense) > 0:
+            value, limit = metrics[constraint.metric].value, constraint.limit(dense)
+            return f"{constraint.text} is not met: {constraint.metric} is {value:g}, the limit {limit:g}"
+    return None
+
+
+def checkpoint_path(folder: Path, number: int) -> Path:
+    """Where the trained weights of a trial are kept."""
+    return folder / f"trial-{number:04d}.safetensors"
+
+
+def save_weights(path: Path, result: Evaluation) -> None:
+    """Writes the weights of an evaluation, complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    save_file({name: tensor.contiguous().clone() for name, tensor in result.module.state_dict().items()}, part)
+    part.replace(path)
+
+
+def load_weights(path: Path) -> dict[str, Tensor] | None:
+    """The weights that `save_weights` wrote, or None where there are none."""
+    return dict(load_file(path)) if path.is_file() else None
+
+
+def one_line(error: BaseException) -> str:
+    """An error of this package in its own words, any other with its kind; the first line of either."""
+    lines = str(error).strip().splitlines()
+    kind = "" if isinstance(error, AutoCompressError) else f"{type(error).__name__}: "
+    return kind + (lines[0] if lines else "no message")
