@@ -271,6 +271,7 @@ def _driver(wired: Wired, folder: Path, listener: Listener | None) -> Driver:
         storage=config.storage,
         workers=config.resolved_workers,
         threads=config.threads,
+        workers_asked_for=config.workers is not None,
         command=command_of(config),
         versions=versions(),
         notes=wired.notes,

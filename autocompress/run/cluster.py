@@ -26,7 +26,7 @@ import ray
 import torch
 
 from autocompress.errors import InputError, RunError
-from autocompress.run.executors import Done, Shown
+from autocompress.run.executors import Done, NotSendableError, Shown
 from autocompress.run.jobs import Job, Shared, one_line
 from autocompress.tasks.loading import USER_MODULES
 
@@ -115,7 +115,8 @@ class RayWorkers:
             threads: Of each.
 
         Raises:
-            InputError: the task cannot be sent to another process.
+            NotSendableError: the task cannot be sent to another process.
+            InputError: the Ray that runs already has fewer processors.
         """
         self.workers = workers
         self._threads = threads
@@ -123,7 +124,7 @@ class RayWorkers:
         self._own = not ray.is_initialized()
         if self._own:
             start_ray(workers * threads)
-        there = ray.cluster_resources().get("CPU", 0)
+        there = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
         if there < workers * threads:
             raise InputError(f"workers is {workers}, of {threads} threads each; the Ray cluster has {there:g} CPUs")
         self._shared = _sent(shared)
@@ -233,7 +234,7 @@ def _sent(shared: Shared) -> Any:
     try:
         return ray.put(shared)
     except (TypeError, AttributeError, ValueError, PickleError) as error:
-        raise InputError(
+        raise NotSendableError(
             f"task {shared.context.task.name!r} cannot be sent to another process ({one_line(error)}); "
             "use --workers 1, or open files and connections where they are used"
         ) from error

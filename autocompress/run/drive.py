@@ -20,7 +20,7 @@ from autocompress.emit.report_data import save_report_data
 from autocompress.errors import InputError, RunError
 from autocompress.proxy.context import Context
 from autocompress.proxy.sensitivity import Effect, Effects
-from autocompress.run.executors import Executor, InProcess, each, make_executor
+from autocompress.run.executors import Executor, InProcess, NotSendableError, each, make_executor
 from autocompress.run.finals import Finals, make_points
 from autocompress.run.finish import Point, emit_point, final_front, timed_together, write_front
 from autocompress.run.folder import ARTIFACTS, CHECKPOINTS, FRONT, LOGS, REPORT, REPORT_DATA, SENSITIVITY
@@ -48,6 +48,7 @@ class Settings:
     Attributes:
         workers: Processes that work at a time; 1 is this one.
         threads: Of each worker.
+        workers_asked_for: By the user: fewer will not do.
         command: What to type to start the same search.
         notes: What was changed in the space for the target, a sentence each.
     """
@@ -59,6 +60,7 @@ class Settings:
     storage: str | None
     workers: int
     threads: int
+    workers_asked_for: bool
     command: str
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
@@ -126,7 +128,14 @@ class Driver:
 
     @contextmanager
     def _workers(self) -> Iterator[Executor]:
-        executor = make_executor(self.shared, self.settings.workers, self.settings.threads)
+        settings = self.settings
+        try:
+            executor = make_executor(self.shared, settings.workers, settings.threads)
+        except NotSendableError as error:
+            if settings.workers_asked_for:
+                raise
+            self.listener.say(f"one worker does everything: {error}")
+            executor = InProcess(self.shared)
         try:
             yield executor
         finally:

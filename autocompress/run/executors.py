@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from autocompress.errors import InputError
 from autocompress.run.jobs import Job, Shared, one_line
 
 LOG = logging.getLogger("autocompress")
@@ -18,6 +19,10 @@ MOST_WORKERS = 8
 # What a worker takes beside the data: the library, the dense model, and the activations of a training step.
 _WORKER_BYTES = 2 * 2**30
 Shown = Callable[[str, int, int], None]
+
+
+class NotSendableError(InputError):
+    """The task cannot be sent to another process."""
 
 
 @dataclass(frozen=True)
