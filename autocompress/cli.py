@@ -89,8 +89,9 @@ def search(
 ) -> None:
     """Search a space for a task on a target; leaves a folder of verified files and a report."""
     from autocompress import config as wiring
+    from autocompress.run.settings import SearchConfig
 
-    config = wiring.SearchConfig(
+    config = SearchConfig(
         task=task,
         target=target,
         space=space,
@@ -126,8 +127,9 @@ def resume(
     """Go on with a run that was interrupted, or extend one."""
     from autocompress import config as wiring
     from autocompress.run.folder import Run
+    from autocompress.run.settings import read_config
 
-    config = wiring.read_config(Run.open(run))
+    config = read_config(Run.open(run))
     with wiring.terminal(config) as listener:
         result = wiring.resume(run, budget, listener)
     _finish(result, json_)
@@ -229,9 +231,10 @@ def space_show(
 ) -> None:
     """Decisions, number of plans, and what the space reaches for a task and target."""
     from autocompress import config as wiring
+    from autocompress.run.settings import SearchConfig
     from autocompress.run.show import space_table
 
-    config = wiring.SearchConfig(task=task, target=target, space=space, constraints=tuple(constraint or ()))
+    config = SearchConfig(task=task, target=target, space=space, constraints=tuple(constraint or ()))
     data = wiring.describe_space(wiring.wire(config))
     _print(data, json_, space_table(data))
     if not all(check["can_be_met"] for check in data["constraints"]):

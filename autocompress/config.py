@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from autocompress.core.constraint import Budget, Constraint, parse_budget, parse_constraint
-from autocompress.core.metric import MAXIMISED, OBJECTIVES
+from autocompress.core.metric import MAXIMISED
 from autocompress.core.plan import Plan
 from autocompress.core.rules import SpaceRules, build_space, load_rules
 from autocompress.core.space import Space
@@ -24,96 +22,13 @@ from autocompress.proxy.cost import cost_of_plan
 from autocompress.run.adapt import adapt_rules
 from autocompress.run.drive import Driver, Settings
 from autocompress.run.environment import versions
-from autocompress.run.executors import best_workers
 from autocompress.run.folder import CONFIG, Run
 from autocompress.run.progress import Silent, Terminal
+from autocompress.run.settings import DEFAULT_OBJECTIVES, SearchConfig, command_of, new_folder, read_config
 from autocompress.run.trials import Listener
-from autocompress.search.controllers import CONTROLLERS, DEFAULT_CONTROLLER
 from autocompress.search.record import Objective
 from autocompress.targets.profile import Target, load_target
 from autocompress.tasks import Task, check_task, load_task
-
-DEFAULT_OBJECTIVES = ("accuracy", "size_bytes", "latency_ms")
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """Everything a search is decided by; what `run.yaml` holds under `search`.
-
-    Attributes:
-        task: A built-in name, `file.py:function` or `package.module:function`.
-        target: A shipped name or the path of a profile.
-        space: A shipped name or the path of a YAML or Python file.
-        budget: Trials (`50`) or time (`30m`, `2h`).
-        objectives: Metrics to improve.
-        constraints: E.g. `latency<=20ms`, `size<=30%`, `accuracy>=-1.0`.
-        precision: What unquantized layers run in; None takes the target's own.
-        short_steps: Optimiser steps of a trial; None takes an epoch, but at least 16 and at most 40.
-        final_epochs: Epochs of training for each point of the front; 0 exports the trials as they are.
-        final_points: How many points of the front are trained to the end and exported.
-        validation_samples: Samples a trial is judged on; None takes all.
-        device: `cpu`, `cuda`, or `auto`.
-        storage: Any URL that Optuna takes; None keeps a journal in the run folder.
-        workers: Processes that work side by side; None takes one for each core, up to 8, or one for a GPU.
-    """
-
-    task: str = "digits"
-    target: str = "jetson-nano"
-    space: str = "joint"
-    budget: str = "50"
-    objectives: tuple[str, ...] = DEFAULT_OBJECTIVES
-    constraints: tuple[str, ...] = ()
-    controller: str = DEFAULT_CONTROLLER
-    seed: int = 0
-    precision: str | None = None
-    short_steps: int | None = None
-    final_epochs: float = 2.0
-    final_points: int = 8
-    calibration_samples: int = 512
-    validation_samples: int | None = None
-    device: str = "auto"
-    storage: str | None = None
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in self.objectives:
-            if name not in OBJECTIVES:
-                raise InputError(f"unknown objective {name!r}; {nearest(name, OBJECTIVES)}")
-        if len(set(self.objectives)) < len(self.objectives) or not self.objectives:
-            raise InputError(f"objectives are {', '.join(self.objectives) or 'empty'}; name each metric once")
-        if self.controller not in CONTROLLERS:
-            raise InputError(f"unknown controller {self.controller!r}; {nearest(self.controller, CONTROLLERS)}")
-        if self.short_steps is not None and self.short_steps < 0:
-            raise InputError(f"short_steps is {self.short_steps}; allowed: 0 or more")
-        for name, least in (("final_epochs", 0), ("final_points", 1), ("calibration_samples", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
-        if self.workers is not None and self.workers < 1:
-            raise InputError(f"workers is {self.workers}; allowed: 1 or more")
-        if self.validation_samples is not None and self.validation_samples < 1:
-            raise InputError(f"validation_samples is {self.validation_samples}; allowed: 1 or more")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise InputError(f"device is {self.device!r}; {nearest(self.device, ('auto', 'cpu', 'cuda'))}")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("device is 'cuda', but no CUDA device is there; use --device cpu")
-        parse_budget(self.budget)
-        for text in self.constraints:
-            parse_constraint(text)
-
-    @property
-    def resolved_device(self) -> str:
-        """`cpu` or `cuda`."""
-        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-
-    @property
-    def resolved_workers(self) -> int:
-        """How many processes work side by side."""
-        return self.workers or best_workers(torch.get_num_threads(), self.resolved_device)
-
-    @property
-    def threads(self) -> int:
-        """Threads of each worker: together they have as many as there are."""
-        return max(1, torch.get_num_threads() // self.resolved_workers)
 
 
 @dataclass(frozen=True)
@@ -281,29 +196,6 @@ def _driver(wired: Wired, folder: Path, listener: Listener | None) -> Driver:
     )
 
 
-def new_folder(output: str | Path | None, config: SearchConfig) -> Path:
-    """The folder of a new run; it is not made yet.
-
-    Raises:
-        InputError: it holds another run, or is not a folder.
-    """
-    if output is None:
-        name = Path(config.task.split(":")[0]).stem.strip("<>").replace(" ", "-").lower()
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        output = Path("runs") / f"{name}-{Path(config.target).name}-{stamp}"
-    folder = Path(output)
-    for place in (folder, *folder.parents):
-        if place.exists() and not place.is_dir():
-            raise InputError(f"output {folder}: {place} is a file; name a folder")
-    if (folder / CONFIG).exists():
-        raise InputError(
-            f"output {folder} holds another run; name a new folder, or go on with `autocompress resume {folder}`"
-        )
-    if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"output {folder} is not empty; name a new folder")
-    return folder
-
-
 def write_config(folder: Path, wired: Wired) -> None:
     """Writes `run.yaml`, complete or not at all."""
     task = wired.context.task
@@ -331,27 +223,6 @@ def write_config(folder: Path, wired: Wired) -> None:
     part.replace(folder / CONFIG)
 
 
-def read_config(run: Run) -> SearchConfig:
-    """The configuration a run was started with.
-
-    Raises:
-        InputError: `run.yaml` was changed into something else, or the run was started from Python objects.
-    """
-    data = dict(run.config["search"])
-    known = {field.name for field in fields(SearchConfig)}
-    unknown = set(data) - known
-    if unknown:
-        raise InputError(
-            f"{run.path / CONFIG}: unknown key {sorted(unknown)[0]!r}; {nearest(sorted(unknown)[0], known)}"
-        )
-    for name in ("task", "space"):
-        if str(data.get(name, "")).startswith("<"):
-            raise InputError(f"{run.path} was started from Python with a {name} object; resume it from Python")
-    for name in ("objectives", "constraints"):
-        data[name] = tuple(data.get(name, ()))
-    return SearchConfig(**data)
-
-
 def _check_unchanged(run: Run, wired: Wired) -> None:
     task = wired.context.task
     now = {"data": task.data_digest, "model": task.model_digest}
@@ -362,24 +233,6 @@ def _check_unchanged(run: Run, wired: Wired) -> None:
                 f"the {name} of task {task.name!r} changed since {run.path} was started "
                 f"({before.get(name)} then, {digest} now); start a new run"
             )
-
-
-def command_of(config: SearchConfig) -> str:
-    """The command line that would start the same search."""
-    words = ["autocompress search"]
-    plain = SearchConfig()
-    for field in fields(SearchConfig):
-        value = getattr(config, field.name)
-        if value == getattr(plain, field.name) and field.name not in ("budget", "target"):
-            continue
-        option = "--" + field.name.replace("_", "-")
-        if field.name == "constraints":
-            words += [f'--constraint "{text}"' for text in value]
-        elif isinstance(value, tuple):
-            words.append(f"{option} {','.join(value)}")
-        else:
-            words.append(f"{option} {value:g}" if isinstance(value, float) else f"{option} {value}")
-    return " ".join(words)
 
 
 def describe_space(wired: Wired) -> dict[str, Any]:

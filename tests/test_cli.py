@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from autocompress import cli
-from autocompress.config import SearchConfig, search
+from autocompress.config import search
 from autocompress.run.folder import Run
+from autocompress.run.settings import SearchConfig
 from tests.run.tiny import RULES, tiny_task
 
 TASKS = """

@@ -10,23 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from autocompress.config import (
-    SearchConfig,
-    command_of,
-    estimate,
-    new_folder,
-    read_config,
-    read_plan,
-    resume,
-    search,
-    versions,
-    wire,
-    write_config,
-)
+from autocompress.config import estimate, read_plan, resume, search, versions, wire, write_config
 from autocompress.core.plan import Plan, Prune, Quantize, Student
 from autocompress.errors import InputError, PlanError
 from autocompress.run.environment import doctor
 from autocompress.run.folder import Run
+from autocompress.run.settings import SearchConfig, command_of, new_folder, read_config
 from tests.run.tiny import RULES, laws_of_another_device, tiny_task
 
 

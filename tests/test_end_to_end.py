@@ -21,12 +21,13 @@ import yaml
 from torch import Tensor
 
 import autocompress
-from autocompress.config import SearchConfig, read_config, resume, search, wire
+from autocompress.config import resume, search, wire
 from autocompress.core.metric import OBJECTIVES, Metric
 from autocompress.core.pareto import dominates
 from autocompress.core.plan import Plan
 from autocompress.run import drive
 from autocompress.run.folder import Run
+from autocompress.run.settings import SearchConfig, read_config
 from autocompress.run.study import Study
 from autocompress.search.record import Record
 from autocompress.targets.profile import load_target

@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const metricOf = Object.fromEntries(data.metrics.map((m) => [m.name, m]));
   const points = data.rows.filter((row) => row.kind === "point");
-  const state = { x: data.x, y: data.y, logX: false, logY: false, trials: false, id: null, heat: "w_bits", trialMetric: data.y };
+  const state = { x: data.x, y: data.y, logX: data.wide.includes(data.x), logY: false, trials: false, id: null, heat: "w_bits", trialMetric: data.y };
   const byId = (id) => document.getElementById(id);
 
   // Every text enters the page as a text node or an attribute, never as markup.
@@ -171,8 +171,9 @@
   function frontControls() {
     const names = new Set(data.rows.flatMap((row) => Object.keys(row.metrics)));
     const set = (key) => (value) => { state[key] = value; drawFront(); };
+    const setX = (name) => { [state.x, state.logX] = [name, data.wide.includes(name)]; frontControls(); drawFront(); };
     byId("front-controls").replaceChildren(
-      choice("x", metricOptions(names), state.x, set("x")), check("log", state.logX, set("logX")),
+      choice("x", metricOptions(names), state.x, setX), check("log", state.logX, set("logX")),
       choice("y", metricOptions(names), state.y, set("y")), check("log", state.logY, set("logY")),
       ...(data.trials.length ? [check("trials (lower fidelity)", state.trials, set("trials"))] : []),
       legend([["point", "verified point"], ["beaten", "beaten in these axes"], ["dense", "dense"], ["uniform", "uniform baseline"]]));

@@ -50,6 +50,7 @@ def render_report(data: ReportData) -> str:
     env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     env.policies["json.dumps_kwargs"] = {"sort_keys": False}
     names = _metric_names(data)
+    rows = [(kind, row, [_cell(data, row, name) for name in names]) for kind, row in _compared(data)]
     return env.from_string(_asset("report.html.j2")).render(
         data=data,
         css=Markup(_asset("report.css")),
@@ -57,7 +58,9 @@ def render_report(data: ReportData) -> str:
         payload=_payload(data, names),
         findings=findings(data),
         columns=[_title(data, name) for name in names],
-        rows=[(kind, row, [_cell(data, row, name) for name in names]) for kind, row in _compared(data)],
+        rows=[each for each in rows if each[0] != "uniform"],
+        uniform=[each for each in rows if each[0] == "uniform"],
+        far=[row.label for _, row in _compared(data) if row not in [drawn for _, drawn in _drawn(data)]],
         failed=[(row, [_cell(data, row, name) for name in names]) for row in data.failed],
         static_front=Markup(_static_front(data, names)),
         counts=_trial_counts(data.trials),
@@ -92,6 +95,7 @@ def findings(data: ReportData) -> tuple[Finding, ...]:
     return tuple(found)
 
 
+_WIDE = 8.0
 _SAVINGS = (("size_bytes", "Smallest", "smaller", "larger"), ("latency_ms", "Fastest", "faster", "slower"))
 
 
@@ -195,6 +199,26 @@ def _compared(data: ReportData) -> list[tuple[str, PointRow]]:
     return rows + [("point", row) for row in data.points]
 
 
+def _drawn(data: ReportData) -> list[tuple[str, PointRow]]:
+    """What the front shows: not the uniform plans that lose over twice as much as the worst point."""
+    dense, quality = data.dense, data.quality
+    if dense is None or quality not in dense.metrics or not data.points:
+        return _compared(data)
+    sign = 1 if data.higher_is_better(quality) else -1
+
+    def loss(row: PointRow) -> float:
+        return sign * (dense.metrics[quality].value - row.metrics[quality].value) if quality in row.metrics else 0.0
+
+    limit = 2 * max(_tolerance(data, dense.metrics[quality]), *(loss(row) for row in data.points))
+    return [(kind, row) for kind, row in _compared(data) if kind != "uniform" or loss(row) <= limit]
+
+
+def _wide(rows: Sequence[tuple[str, PointRow]], name: str) -> bool:
+    """Whether a metric spreads so far that a linear axis would show its small values in a heap."""
+    values = [row.metrics[name].low for _, row in rows if name in row.metrics]
+    return bool(values) and min(values) > 0 and max(values) > _WIDE * min(values)
+
+
 def _cell(data: ReportData, row: PointRow, name: str) -> Cell:
     metric, dense = row.metrics.get(name), data.dense
     if metric is None:
@@ -213,14 +237,15 @@ def _cell(data: ReportData, row: PointRow, name: str) -> Cell:
 def _static_front(data: ReportData, names: Sequence[str]) -> str:
     """The front for readers without JavaScript."""
     x, y = _axes(data, names)
+    drawn = _drawn(data)
     marks = [
         Mark(row.metrics[x], row.metrics[y], row.label, kind)
-        for kind, row in _compared(data)
+        for kind, row in drawn
         if x in row.metrics and y in row.metrics
     ]
     if not marks:
         return ""
-    x_axis = Axis(_title(data, x), marks[0].x.unit, data.higher_is_better(x))
+    x_axis = Axis(_title(data, x), marks[0].x.unit, data.higher_is_better(x), _wide(drawn, x))
     y_axis = Axis(_title(data, y), marks[0].y.unit, data.higher_is_better(y))
     return front_svg(marks, x_axis, y_axis)
 
@@ -243,7 +268,8 @@ def _payload(data: ReportData, names: Sequence[str]) -> dict[str, Any]:
         ],
         "x": x,
         "y": y,
-        "rows": [_payload_row(data, kind, row) for kind, row in _compared(data)],
+        "wide": [name for name in names if name != data.quality and _wide(_drawn(data), name)],
+        "rows": [_payload_row(data, kind, row) for kind, row in _drawn(data)],
         "trials": [_payload_trial(trial) for trial in data.trials],
         "run": data.target.how_to_run,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
 from autocompress.core.target import LatencyEstimate
 from autocompress.emit.onnx_export import export_onnx
-from autocompress.graph.info import total_macs
+from autocompress.graph.info import layer_infos, total_macs
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_model
 from autocompress.proxy.finetune import Training, finetune
@@ -29,6 +30,9 @@ from autocompress.tasks.evaluate import evaluate_metric
 
 MEASURING_ROUNDS = 15
 _LONGEST_TRAINING = 2.0
+# Norms, activations, sums and their gradients take as long for each output of a layer as so many MACs: 57 % of a
+# training step of ResNet-20 with 188,000 outputs and 40.6 million MACs, on a CPU with AMX in bf16.
+_MACS_PER_OUTPUT = 280
 
 
 @dataclass(frozen=True)
@@ -104,9 +108,15 @@ def evaluate(
 
 
 def affordable_steps(steps: int, module: fx.GraphModule, context: Context) -> int:
-    """Steps for the same work: a model with half the MACs is trained twice as long, but not longer."""
-    macs = total_macs(module)
-    return round(steps * min(_LONGEST_TRAINING, max(1.0, context.dense.info.macs / max(1, macs))))
+    """Steps for the same work: a model with half of it in a step is trained twice as long, but not longer."""
+    share = training_work(context.dense.module) / max(1.0, training_work(module))
+    return round(steps * min(_LONGEST_TRAINING, max(1.0, share)))
+
+
+def training_work(module: fx.GraphModule) -> float:
+    """What a training step costs for each sample, in MACs: those of the layers, and what reads and writes outputs."""
+    outputs = sum(math.prod(layer.out_shape) * layer.calls for layer in layer_infos(module))
+    return total_macs(module) + _MACS_PER_OUTPUT * outputs
 
 
 def realise(plan: Plan, context: Context) -> Compressed:

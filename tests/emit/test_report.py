@@ -516,3 +516,30 @@ def test_draw_front_draws_points_and_baselines(tmp_path, monkeypatch):
         squares = [node for node in root.iter() if node.get("class") == "uniform"]
         diamonds = [node for node in root.iter() if node.get("class") == "dense"]
         assert len(squares) + len(diamonds) == shown
+
+
+def test_uniform_plans_that_lose_far_more_than_the_points_are_told_and_not_drawn():
+    data = sample(points=4)
+    useless = replace(data.baselines[1], id="u", label="everything at once")
+    metrics_ = {**useless.metrics, data.quality: replace_value(useless.metrics[data.quality], 10.0)}
+    data = replace(data, baselines=(*data.baselines, replace(useless, metrics=metrics_)))
+    page = render_report(data)
+    drawn = payload(page)
+    assert "everything at once" not in [row["label"] for row in drawn["rows"]]
+    assert {"dense fp16", "uniform 8 bit"} <= {row["label"] for row in drawn["rows"]}
+    assert "Not drawn, for losing over twice as much as the worst point: everything at once." in page
+    # It keeps its line in the table.
+    assert page.count("everything at once") == 2
+    assert payload(render_report(replace(data, points=())))["rows"][-1]["label"] == "everything at once"
+
+
+def test_sizes_that_spread_far_are_drawn_on_a_logarithm():
+    data = sample(points=4)
+    assert payload(render_report(data))["wide"] == ["size_bytes"]
+    large = Metric.exact(5e5, "bytes")
+    near = tuple(replace(row, metrics={**row.metrics, "size_bytes": large}) for row in data.points)
+    assert payload(render_report(replace(data, points=near)))["wide"] == []
+
+
+def replace_value(metric: Metric, value: float) -> Metric:
+    return replace(metric, value=value, low=value, high=value)

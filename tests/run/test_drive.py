@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch.nn.functional as F
 
-from autocompress import config as wiring
-from autocompress.config import SearchConfig, search
+from autocompress.config import search
 from autocompress.errors import InputError
-from autocompress.run import drive, jobs
+from autocompress.run import drive, jobs, settings
+from autocompress.run.settings import SearchConfig
 from autocompress.tasks import Task
 from tests.run.tiny import RULES, Told, tiny_task
 
@@ -50,7 +50,7 @@ def unsendable() -> Task:
 def test_a_task_that_no_worker_can_have_is_searched_here_unless_workers_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wiring, "best_workers", lambda threads, device: 2)
+    monkeypatch.setattr(settings, "best_workers", lambda threads, device: 2)
     config = SearchConfig(short_steps=1, final_epochs=0)
     told = Told()
     run = search(unsendable(), space=RULES, budget=2, output=tmp_path / "run", config=config, listener=told)
