@@ -20,6 +20,7 @@ from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
 from autocompress.core.target import LatencyEstimate
 from autocompress.emit.onnx_export import export_onnx
+from autocompress.graph.couple import NORM_MODULES
 from autocompress.graph.info import layer_infos, total_macs
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_model
@@ -30,6 +31,9 @@ from autocompress.tasks.evaluate import evaluate_metric
 
 MEASURING_ROUNDS = 15
 _LONGEST_TRAINING = 2.0
+# Another structure is further from its optimum than other weights are: ResNet-20 without half of its inner channels is
+# at 87.86 % after an epoch that starts at the task's rate, 88.46 % at three times and 86.64 % at ten times of it.
+_STRUCTURE_RATE = 3.0
 # Norms, activations, sums and their gradients take as long for each output of a layer as so many MACs: 57 % of a
 # training step of ResNet-20 with 188,000 outputs and 40.6 million MACs, on a CPU with AMX in bf16.
 _MACS_PER_OUTPUT = 280
@@ -89,7 +93,8 @@ def evaluate(
     steps = steps if steps is not None else 0 if fidelity == "untrained" else context.effort.short_steps
     steps = affordable_steps(steps, compressed.module, context)
     if not plan.is_dense:
-        finetune(compressed.module, context.teacher, context.task, _training(context, steps), progress, context.working)
+        training = _training(plan, compressed.module, context, steps)
+        finetune(compressed.module, context.teacher, context.task, training, progress, context.working)
     clock.append(time.perf_counter())
     split = context.task.validation
     if context.effort.validation_samples is not None:
@@ -160,10 +165,13 @@ def _latency(measured: MeasuredLatency) -> Metric:
     return Metric(measured.p50_ms, low, high, "measured", "ms")
 
 
-def _training(context: Context, steps: int) -> Training:
+def _training(plan: Plan, module: fx.GraphModule, context: Context, steps: int) -> Training:
     """The same batches for every plan: plans are compared on equal terms and the teacher sees each batch once."""
-    effort = context.effort
-    return Training(steps, effort.temperature, effort.distill_weight, context.seed, context.device)
+    effort, rate = context.effort, context.task.learning_rate
+    changed = plan.changes_shapes or plan.student.resolution < 1.0
+    if changed and any(isinstance(part, NORM_MODULES) for part in module.modules()):
+        rate *= _STRUCTURE_RATE
+    return Training(steps, effort.temperature, effort.distill_weight, context.seed, context.device, rate)
 
 
 def _seed(plan: Plan, context: Context) -> int:

@@ -41,7 +41,8 @@ def next_point(
     Candidates count by what they are expected to reach: of the accuracy they lost in short training, the share that
     the points made so far still lost after theirs (their median). Accuracy counts by the square root of the share of
     the dense value that is lost, up to a tenth, so that a point matters most where little is lost; other objectives
-    by the logarithm of their ratio to the dense value, so that 2x to 4x counts as much as 1x to 2x.
+    by the logarithm of their ratio to the dense value, so that 2x to 4x counts as much as 1x to 2x. Work, in MACs,
+    counts beside the objectives: where a small model's latency is mostly constant, less of it is still worth having.
 
     Args:
         candidates: Trials to choose from.
@@ -50,6 +51,8 @@ def next_point(
         made: The points that are ready.
         chosen: Trials that are being trained to the end; they too count by what they are expected to reach.
     """
+    if "macs" in dense and all(objective.name != "macs" for objective in objectives):
+        objectives = (*objectives, Objective("macs", False))
     ready = [_scaled(metrics, objectives, dense, 1.0) for metrics in (dense, *(point.metrics for point in made))]
     rest = _rest(objectives, dense, made)
     ready += [_scaled(record.metrics, objectives, dense, rest) for record in chosen]
