@@ -15,7 +15,8 @@ import numpy as np
 from torch import fx, nn
 
 from autocompress.graph.labels import Block, Coupler, Ids, Labels, block_on
-from autocompress.graph.rules import Context, propagate
+from autocompress.graph.rule_context import Context
+from autocompress.graph.rules import propagate
 
 NORM_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONV_MODULES = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)

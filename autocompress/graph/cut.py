@@ -14,7 +14,8 @@ from autocompress.errors import UnsupportedError
 from autocompress.graph.couple import CONV_MODULES, NORM_MODULES, Coupling, LayerLabels
 from autocompress.graph.labels import Block, Ids, Labels, block_on
 from autocompress.graph.layers import aten_name
-from autocompress.graph.rules import FACTORY_SHAPE_ARGUMENT, where
+from autocompress.graph.rule_context import where
+from autocompress.graph.rules import FACTORY_SHAPE_ARGUMENT
 from autocompress.graph.trace import record_shapes, tidy
 
 Mask = NDArray[np.bool_]
