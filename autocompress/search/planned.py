@@ -20,7 +20,7 @@ from autocompress.proxy.sensitivity import Effect, Effects, Sensitivity
 from autocompress.search.additive import additive_front
 from autocompress.search.record import Objective
 
-STRUCTURE_LEVELS = 6
+STRUCTURE_LEVELS = 12
 BIT_LEVELS = 12
 # Losses count by their logarithm between these shares of the loss of a model that knows nothing: below, training
 # brings everything back; above, nothing is left to train.
@@ -52,9 +52,10 @@ def planned_vectors(
 ) -> list[tuple[str, Vector]]:
     """At most `count` named plans that together cover most of the predicted front, the most useful first."""
     space = effects.space
-    table = _Table(space, options)
+    named_costs = [o.name for o in objectives if o.name in options.dense.costs]
+    table = _Table(space, options, named_costs)
     # Work counts beside the objectives: of two plans that cost the same, the one that does less trains longer.
-    costs = list(dict.fromkeys([*(o.name for o in objectives if o.name in options.dense.costs), "macs"]))
+    costs = list(dict.fromkeys([*named_costs, "macs"]))
     groups = _structure_groups(space, blocks)
     structures = _fronts(table, groups, ("macs", "params", "latency_ms"), STRUCTURE_LEVELS)
     bits = _fronts(table, [[(place,)] for place in _places(space, ("quantize",))], ("size_bytes",), BIT_LEVELS)
@@ -88,13 +89,21 @@ def _measured(effects: Effects, options: Sensitivity, family: Sequence[Mapping[i
 class _Table:
     """Effects by place and option, relative to the dense plan."""
 
-    def __init__(self, space: Space, effects: Sensitivity) -> None:
+    def __init__(self, space: Space, effects: Sensitivity, objectives: Sequence[str]) -> None:
         self._effects = [effects.options[decision.name] for decision in space.decisions]
         self._dense = effects.dense
+        self._objectives = objectives
 
-    def usable(self, place: int) -> list[int]:
-        """The options beside the first that could be applied."""
-        return [index for index, effect in enumerate(self._effects[place]) if index and effect is not None]
+    def usable(self, place: int, cost: str | None = None) -> list[int]:
+        """The options beside the first that could be applied.
+
+        Work stands for what the tables do not see; what the tables see to take longer does not save any. Factors, for
+        one, halve the MACs of a small layer and double its time.
+        """
+        found = [index for index, effect in enumerate(self._effects[place]) if index and effect is not None]
+        if cost != "macs" or "macs" in self._objectives:
+            return found
+        return [index for index in found if self.saving(place, index, "latency_ms") >= 0.0]
 
     def loss(self, place: int, option: int) -> float:
         return max(0.0, self._effect(place, option).loss - self._dense.loss)
@@ -162,7 +171,7 @@ def _items(table: _Table, group: Sequence[tuple[int, ...]], cost: str) -> list[P
     """What can be chosen for a group: nothing, or any options of one alternative that no other choice beats."""
     chosen: list[dict[int, int]] = [{}]
     for places in group:
-        pools = [[{}, *({place: option} for option in table.usable(place))] for place in places]
+        pools = [[{}, *({place: option} for option in table.usable(place, cost))] for place in places]
         partial: list[dict[int, int]] = [{}]
         for pool in pools:
             partial = [{**one, **other} for one in partial for other in pool]

@@ -8,7 +8,7 @@ from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.proxy.sensitivity import Effect, Effects, Meter, Sensitivity
 from autocompress.run.adapt import adapt_rules
-from autocompress.search.planned import planned_vectors
+from autocompress.search.planned import _Table, planned_vectors
 from autocompress.search.record import Objective
 from autocompress.targets.profile import load_target
 from tests.nets import make_task
@@ -105,3 +105,19 @@ def test_options_that_cannot_be_applied_are_left_out(
     for _, vector in planned_vectors(effects, left, context.dense.info.blocks, OBJECTIVES, COUNT):
         changed = {space.decisions[place].kind for place, index in enumerate(vector) if index}
         assert changed == {"quantize"}
+
+
+def test_what_takes_longer_saves_no_work(space: Space, options: Sensitivity) -> None:
+    place = next(place for place, decision in enumerate(space.decisions) if decision.kind == "prune")
+    name = space.decisions[place].name
+
+    def slower(effect: Effect | None) -> Effect | None:
+        return effect and Effect(effect.loss, {**effect.costs, "latency_ms": options.dense.costs["latency_ms"] * 1.1})
+
+    effects = {**options.options, name: (options.dense, *(slower(each) for each in options.options[name][1:]))}
+    table = _Table(space, Sensitivity(options.dense, effects, options.chance), ["size_bytes"])
+    every = list(range(1, len(space.decisions[place].options)))
+    assert table.usable(place, "params") == every
+    assert table.usable(place, "macs") == []
+    # Who asks for fewer MACs gets them.
+    assert _Table(space, Sensitivity(options.dense, effects, options.chance), ["macs"]).usable(place, "macs") == every
