@@ -69,6 +69,8 @@ def wire(
         rules.distill_temperature,
         rules.distill_weight,
     )
+    # Workers get the laws with the target: each on its own would measure this machine while the others do.
+    found = found.calibrated()
     context = Context(task, found, precision, effort, config.seed, config.resolved_device, rules.resolutions)
     adapted, notes = adapt_rules(rules, found.profile)
     objectives = tuple(Objective(name, _maximised(name, task)) for name in config.objectives)

@@ -17,6 +17,7 @@ from autocompress.core.kernel import Kernel
 from autocompress.core.shipped import cache_folder
 from autocompress.core.strict_yaml import Place
 from autocompress.errors import InputError
+from autocompress.targets import quiet
 from autocompress.targets.fit import TERM_NAMES, Array, design, ranges_of, solve, spread_of
 from autocompress.targets.law import FAMILIES, TERMS, Law, Tiling
 from autocompress.targets.measure import open_session, time_sessions
@@ -77,7 +78,8 @@ def measure_laws() -> dict[str, Law]:
     for dtype in DTYPES:
         built = [build(probe) for probe in probes(dtype)]
         sessions = [open_session(one.model) for one in built]
-        samples = time_sessions(sessions, [one.feeds for one in built], REPEATS)
+        with quiet.measuring():
+            samples = time_sessions(sessions, [one.feeds for one in built], REPEATS)
         laws[dtype] = fit_law(
             [one.kernels for one in built], np.array([float(np.median(times)) for times in samples]), dtype
         )

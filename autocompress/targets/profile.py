@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,14 @@ class Target:
             module = trace(model, example_inputs)
         return self.estimate_kernels(kernels(module), precision or self.profile.default_precision)
 
+    def calibrated(self) -> Target:
+        """The same with its laws: those of this machine are read from the cache or measured now."""
+        if self.laws or not self.profile.measured:
+            return self
+        from autocompress.targets.calibrate import local_laws
+
+        return replace(self, laws=local_laws(), _known={})
+
     def law_of(self, dtype: str) -> Law:
         """The law of kernels that compute in `dtype`; a local target is calibrated on first use.
 
@@ -76,9 +84,7 @@ class Target:
             InputError: the target has no law for it.
         """
         if not self.laws and self.profile.measured:
-            from autocompress.targets.calibrate import local_laws
-
-            return local_laws()[dtype]
+            return self.calibrated().laws[dtype]
         if dtype not in self.laws:
             raise InputError(f"target {self.profile.name!r} has no law for {dtype!r}; {nearest(dtype, self.laws)}")
         return self.laws[dtype]
