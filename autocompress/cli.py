@@ -221,6 +221,27 @@ def estimate(
     _print(data, json_, estimate_table(data))
 
 
+@app.command()
+def sensitivity(
+    target: TargetName = "jetson-nano",
+    task: TaskName = "digits",
+    space: SpaceName = "joint",
+    table: Annotated[Path | None, typer.Option(help="The file that keeps what is measured; in the cache.")] = None,
+    seed: Annotated[int, typer.Option(help="Of anything random in an option.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes side by side; one for each core by default.")] = None,
+    json_: Json = False,
+) -> None:
+    """What every option of a space does alone, before any training: where the model can give, and where not."""
+    from autocompress import config as wiring
+    from autocompress.run.settings import SearchConfig
+    from autocompress.run.show import sensitivity_table
+
+    config = SearchConfig(task=task, target=target, space=space, seed=seed, workers=workers)
+    with wiring.terminal(config) as listener:
+        data = wiring.sensitivity(config, table, listener)
+    _print(data, json_, sensitivity_table(data))
+
+
 @space_app.command("show")
 def space_show(
     space: Annotated[str, typer.Argument(help="Shipped name or path of a YAML or Python file.")] = "joint",

@@ -14,6 +14,7 @@ from autocompress.core.constraint import Budget, Constraint, parse_budget, parse
 from autocompress.core.metric import MAXIMISED
 from autocompress.core.plan import Plan
 from autocompress.core.rules import SpaceRules, build_space, load_rules
+from autocompress.core.shipped import cache_folder
 from autocompress.core.space import Space
 from autocompress.core.strict_yaml import read_yaml
 from autocompress.errors import InputError, nearest
@@ -21,8 +22,11 @@ from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.run.adapt import adapt_rules
 from autocompress.run.drive import Driver, Settings
+from autocompress.run.effects import effect_rows, effects_by
 from autocompress.run.environment import versions
+from autocompress.run.executors import workers_of
 from autocompress.run.folder import CONFIG, Run
+from autocompress.run.jobs import Shared
 from autocompress.run.progress import Silent, Terminal
 from autocompress.run.settings import DEFAULT_OBJECTIVES, SearchConfig, command_of, new_folder, read_config
 from autocompress.run.trials import Listener
@@ -186,9 +190,7 @@ def _driver(wired: Wired, folder: Path, listener: Listener | None) -> Driver:
         final_epochs=config.final_epochs,
         final_points=config.final_points,
         storage=config.storage,
-        workers=config.resolved_workers,
-        threads=config.threads,
-        workers_asked_for=config.workers is not None,
+        workers=config.worker_pool,
         command=command_of(config),
         versions=versions(),
         notes=wired.notes,
@@ -235,6 +237,26 @@ def _check_unchanged(run: Run, wired: Wired) -> None:
                 f"the {name} of task {task.name!r} changed since {run.path} was started "
                 f"({before.get(name)} then, {digest} now); start a new run"
             )
+
+
+def sensitivity(config: SearchConfig, table: Path | None = None, listener: Listener | None = None) -> dict[str, Any]:
+    """What every option of a space does alone to the outputs and costs of a task's model; no trial is spent.
+
+    Args:
+        config: Task, target, space, precision and seed; the rest is not used.
+        table: The file that keeps what was measured; by default one in the cache folder.
+        listener: Is told of the progress.
+
+    Raises:
+        InputError: something is wrong with the input.
+    """
+    wired, listener = wire(config), listener or Silent()
+    shared = Shared(wired.context, wired.space)
+    file = table or cache_folder() / f"sensitivity-{shared.meter.digest}.jsonl"
+    with workers_of(shared, config.worker_pool, listener.say) as executor:
+        effects = effects_by(executor, shared, file)
+        found = effects.of_options(lambda done, total: listener.step("options measured", done, total))
+    return {"task": config.task, "target": config.target, "table": str(file), **effect_rows(wired.space, found)}
 
 
 def describe_space(wired: Wired) -> dict[str, Any]:

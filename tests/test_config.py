@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from autocompress.config import estimate, read_plan, resume, search, versions, wire, write_config
+from autocompress.cli import app
+from autocompress.config import estimate, read_plan, resume, search, sensitivity, versions, wire, write_config
 from autocompress.core.plan import Plan, Prune, Quantize, Student
 from autocompress.errors import InputError, PlanError
 from autocompress.run.environment import doctor
@@ -25,6 +28,7 @@ from tests.run.tiny import RULES, laws_of_another_device, tiny_task
         ({"objectives": ("acuracy",)}, "unknown objective 'acuracy'; did you mean 'accuracy'"),
         ({"objectives": ("macs", "macs")}, "objectives are macs, macs; name each metric once"),
         ({"objectives": ()}, "objectives are empty"),
+        ({"workers": 0}, "workers is 0; allowed: 1 or more"),
         ({"controller": "bayes"}, "unknown controller 'bayes'; allowed: "),
         ({"short_steps": -1}, "short_steps is -1; allowed: 0 or more"),
         ({"final_epochs": -0.5}, "final_epochs is -0.5"),
@@ -234,3 +238,36 @@ def test_an_estimate_counts_every_kernel(tmp_path: Path, monkeypatch: pytest.Mon
 def test_versions_and_installation_are_told() -> None:
     assert {"autocompress", "python", "machine", "torch", "optuna", "onnx", "onnxruntime"} <= set(versions())
     assert {"threads", "cuda", "AUTOCOMPRESS_DATA", "cache"} <= set(doctor())
+
+
+def test_sensitivity_tells_what_every_option_loses_and_saves(tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("name: few\nrules:\n  - {op: prune, sparsity: [0.25, 0.5]}\n  - {op: quantize, w_bits: [8, 2]}\n")
+    config = SearchConfig(task="tests.run.tiny:tiny_task", space=str(space))
+    data = sensitivity(config, tmp_path / "table")
+    decisions = {row["decision"]: row["options"] for row in data["decisions"]}
+    assert len(decisions) == len(wire(config).space.decisions)
+    for name, options in decisions.items():
+        words = ["prune 0.25", "prune 0.5"] if name.startswith("prune") else ["w8", "w2"]
+        assert [option["option"] for option in options] == words
+        assert all(option["loss_share"] >= 0 for option in options)
+        if name in ("prune:0", "quantize:3"):  # the others are so small that their scales outweigh them
+            saved = [option["saved"]["size_bytes"] for option in options]
+            assert 0 < saved[0] < saved[1] < 1
+    assert {"prune:0", "quantize:3"} <= set(decisions)
+    assert max(option["loss_share"] for options in decisions.values() for option in options) > 0.001
+    lines = (tmp_path / "table").read_text()
+    assert sensitivity(config, tmp_path / "table") == data
+    assert (tmp_path / "table").read_text() == lines
+
+
+def test_sensitivity_on_the_command_line_shows_every_decision(tmp_path: Path) -> None:
+    words = ["sensitivity", "--task", "tests.run.tiny:tiny_task", "--space", "quantize", "--table", str(tmp_path / "t")]
+    shown = CliRunner().invoke(app, words, catch_exceptions=False, env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    for layer in ("0", "3", "8"):
+        assert f"quantize:{layer}" in shown.output
+    assert "w8" in shown.output
+    data = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
+    assert data["target"] == "jetson-nano"
+    assert [row["decision"] for row in data["decisions"]] == ["quantize:0", "quantize:3", "quantize:8"]

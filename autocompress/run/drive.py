@@ -17,14 +17,14 @@ from autocompress.core.plan import Plan
 from autocompress.core.space import Space, Vector
 from autocompress.emit.report import render_report
 from autocompress.emit.report_data import save_report_data
-from autocompress.errors import InputError, RunError
+from autocompress.errors import InputError
 from autocompress.proxy.context import Context
-from autocompress.proxy.sensitivity import Effect, Effects
-from autocompress.run.executors import Executor, InProcess, NotSendableError, each, make_executor
+from autocompress.run.effects import effects_by
+from autocompress.run.executors import Executor, InProcess, Workers, workers_of
 from autocompress.run.finals import Finals, make_points
 from autocompress.run.finish import Point, emit_point, final_front, timed_together, write_front
 from autocompress.run.folder import ARTIFACTS, CHECKPOINTS, FRONT, LOGS, REPORT, REPORT_DATA, SENSITIVITY
-from autocompress.run.jobs import EffectJob, Shared, refused_by
+from autocompress.run.jobs import Shared, refused_by
 from autocompress.run.reach import dense_cost, least_costs
 from autocompress.run.report_input import report_input
 from autocompress.run.study import Study
@@ -46,9 +46,6 @@ class Settings:
     """What a driver needs to know beside the objects it drives.
 
     Attributes:
-        workers: Processes that work at a time; 1 is this one.
-        threads: Of each worker.
-        workers_asked_for: By the user: fewer will not do.
         command: What to type to start the same search.
         notes: What was changed in the space for the target, a sentence each.
     """
@@ -58,9 +55,7 @@ class Settings:
     final_epochs: float
     final_points: int
     storage: str | None
-    workers: int
-    threads: int
-    workers_asked_for: bool
+    workers: Workers
     command: str
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
@@ -110,7 +105,8 @@ class Driver:
         """Everything from the first trial to the report; Ctrl-C ends the trials and the front so far is emitted."""
         started = time.time()
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _logging(self.folder / LOGS / "run.log"), self._workers() as executor:
+        workers = workers_of(self.shared, self.settings.workers, self.listener.say)
+        with _logging(self.folder / LOGS / "run.log"), workers as executor:
             study = Study(self.folder, self.space, self.objectives, self.settings.storage)
             dense = self._dense_metrics()
             self.listener.say(f"searching {self.space.size:.2g} plans; the run is in {self.folder}")
@@ -125,21 +121,6 @@ class Driver:
             data = report_input(self, records, baseline, front, points, started)
             save_report_data(self.folder / REPORT_DATA, data)
             (self.folder / REPORT).write_text(render_report(data), encoding="utf-8")
-
-    @contextmanager
-    def _workers(self) -> Iterator[Executor]:
-        settings = self.settings
-        try:
-            executor = make_executor(self.shared, settings.workers, settings.threads)
-        except NotSendableError as error:
-            if settings.workers_asked_for:
-                raise
-            self.listener.say(f"one worker does everything: {error}")
-            executor = InProcess(self.shared)
-        try:
-            yield executor
-        finally:
-            executor.stop()
 
     def _emit(
         self, records: Sequence[Record], dense: Mapping[str, Metric], executor: Executor, ended: bool
@@ -194,17 +175,9 @@ class Driver:
     def _planned(self, executor: Executor) -> list[tuple[str, Vector]]:
         """Plans from the effects of single options, which are measured once and kept in the run folder."""
         self.listener.say("measuring what every option does alone")
-        effects = Effects(self.shared.meter, self.folder / SENSITIVITY, partial(_measured, executor))
+        effects = effects_by(executor, self.shared, self.folder / SENSITIVITY)
         options = effects.of_options(lambda done, total: self.listener.step("options measured", done, total))
         return planned_vectors(effects, options, self.context.dense.info.blocks, self.objectives, PLANNED)
-
-
-def _measured(executor: Executor, vectors: Sequence[Vector]) -> Iterator[tuple[Vector, Effect | None]]:
-    named = {f"effect of {vector}": vector for vector in vectors}
-    for done in each(executor, ((name, EffectJob(vector)) for name, vector in named.items())):
-        if done.error is not None:
-            raise RunError(f"{done.key} could not be measured: {done.error}")
-        yield named[done.key], done.result
 
 
 @contextmanager

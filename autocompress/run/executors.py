@@ -8,6 +8,7 @@ import os
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -110,6 +111,37 @@ def each(executor: Executor, jobs: Iterable[tuple[str, Job]], shown: Shown | Non
         if not executor.busy:
             return
         yield executor.next(shown)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many processes work at a time.
+
+    Attributes:
+        count: 1 is the process itself.
+        threads: Of each.
+        asked_for: By the user: fewer will not do.
+    """
+
+    count: int = 1
+    threads: int = 1
+    asked_for: bool = False
+
+
+@contextmanager
+def workers_of(shared: Shared, workers: Workers, say: Callable[[str], None]) -> Iterator[Executor]:
+    """An executor that is stopped in the end; one worker does everything where the task cannot be sent to others."""
+    try:
+        executor = make_executor(shared, workers.count, workers.threads)
+    except NotSendableError as error:
+        if workers.asked_for:
+            raise
+        say(f"one worker does everything: {error}")
+        executor = InProcess(shared)
+    try:
+        yield executor
+    finally:
+        executor.stop()
 
 
 def make_executor(shared: Shared, workers: int, threads: int) -> Executor:

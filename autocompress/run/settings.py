@@ -11,7 +11,7 @@ import torch
 from autocompress.core.constraint import parse_budget, parse_constraint
 from autocompress.core.metric import OBJECTIVES
 from autocompress.errors import InputError, nearest
-from autocompress.run.executors import best_workers
+from autocompress.run.executors import Workers, best_workers
 from autocompress.run.folder import CONFIG, Run
 from autocompress.search.controllers import CONTROLLERS, DEFAULT_CONTROLLER
 
@@ -96,6 +96,11 @@ class SearchConfig:
     def threads(self) -> int:
         """Threads of each worker: together they have as many as there are."""
         return max(1, torch.get_num_threads() // self.resolved_workers)
+
+    @property
+    def worker_pool(self) -> Workers:
+        """The processes that work."""
+        return Workers(self.resolved_workers, self.threads, self.workers is not None)
 
 
 def new_folder(output: str | Path | None, config: SearchConfig) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from rich.table import Table
+from rich.text import Text
 
 from autocompress.core.metric import Metric
 from autocompress.emit.artifact import check_manifest, load, read_manifest
@@ -81,6 +83,27 @@ def status_table(data: Mapping[str, Any]) -> Table:
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         table.add_row(name, ", ".join(shown) if isinstance(shown, list) else str(shown))
     return table
+
+
+_LOSS_COLOURS = ((0.002, "green"), (0.02, "yellow"), (0.1, "dark_orange"), (math.inf, "red"))
+
+
+def sensitivity_table(data: Mapping[str, Any]) -> Table:
+    """A line for each decision: from the weakest option to the strongest, what is lost and what is saved."""
+    title = "loss that an option adds alone, as a share of knowing nothing; bytes / latency that it saves"
+    table = Table("decision", "options, from weak to strong", title=title, title_justify="left")
+    for row in data["decisions"]:
+        table.add_row(row["decision"], Text("   ").join(_option_text(option) for option in row["options"]))
+    return table
+
+
+def _option_text(option: Mapping[str, Any]) -> Text:
+    if option["saved"] is None:
+        return Text(f"{option['option']}: not possible", style="dim")
+    share, saved = option["loss_share"], option["saved"]
+    colour = next(colour for limit, colour in _LOSS_COLOURS if share <= limit)
+    costs = f"({saved['size_bytes']:.1%} / {saved['latency_ms']:.1%})"
+    return Text(f"{option['option']}: {share:.2%} ", style=colour).append(costs, style="dim")
 
 
 def artifact_folders(source: Path) -> list[Path]:
