@@ -54,6 +54,7 @@ class Context:
         precision: What unquantized layers run in on the target.
         device: Where fine-tuning runs.
         shares: Shares of the input side that the space would like to try.
+        reference_ms: What the dense file took on this machine when the run began, where it is the target.
     """
 
     task: Task
@@ -63,6 +64,7 @@ class Context:
     seed: int = 0
     device: str = "cpu"
     shares: tuple[float, ...] = (1.0,)
+    reference_ms: float | None = None
     _traced: dict[_Architecture, Traced] = field(default_factory=dict, repr=False)
     _statistics: dict[_Architecture, Statistics] = field(default_factory=dict, repr=False)
     _references: dict[_Architecture, Reference] = field(default_factory=dict, repr=False)
@@ -171,12 +173,16 @@ class Context:
         return found
 
     @cached_property
+    def dense_file(self) -> bytes:
+        """The dense model as an ONNX file for the target."""
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "dense.onnx"
+            export_onnx(self.dense.module, self.dense.inputs, path, opset=self.target.profile.opset)
+            return path.read_bytes()
+
+    @cached_property
     def overhead_bytes_per_node(self) -> float:
         """What one graph node takes in a file besides weights, from an export of the dense model."""
         module = self.dense.module
-        with TemporaryDirectory() as folder:
-            exported = export_onnx(
-                module, self.dense.inputs, Path(folder) / "dense.onnx", opset=self.target.profile.opset
-            )
-        rest = exported.size_bytes - payload_bytes(module)
+        rest = len(self.dense_file) - payload_bytes(module)
         return max(0.0, rest / len(module.graph.nodes))

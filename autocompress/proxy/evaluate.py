@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import onnx
 import torch
 from torch import Tensor, fx
 
@@ -25,11 +24,9 @@ from autocompress.graph.info import layer_infos, total_macs
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_model
 from autocompress.proxy.finetune import Training, finetune
-from autocompress.targets import quiet
-from autocompress.targets.measure import MeasuredLatency, measure_together
+from autocompress.proxy.timing import steady_latency
 from autocompress.tasks.evaluate import evaluate_metric
 
-MEASURING_ROUNDS = 15
 _LONGEST_TRAINING = 2.0
 # Another structure is further from its optimum than other weights are: ResNet-20 without half of its inner channels is
 # at 87.86 % after an epoch that starts at the task's rate, 88.46 % at three times and 86.64 % at ten times of it.
@@ -144,25 +141,7 @@ def measured_on_file(module: fx.GraphModule, context: Context) -> dict[str, Metr
         with context.working():
             exported = export_onnx(module, context.dense.inputs, path, opset=context.target.profile.opset)
         size = Metric.exact(exported.size_bytes, "bytes")
-        return {"size_bytes": size, "latency_ms": latencies_of_files([path], context)[0]}
-
-
-def latencies_of_files(paths: Sequence[Path], context: Context) -> list[Metric]:
-    """Median latencies of files on this machine, timed in the same rounds; 10th and 90th percentile are the interval.
-
-    The files take the inputs of the dense model in its order.
-    """
-    feeds = []
-    for path in paths:
-        names = [entry.name for entry in onnx.load(path, load_external_data=False).graph.input]
-        feeds.append({name: x[:1].numpy() for name, x in zip(names, context.dense.inputs, strict=True)})
-    with quiet.measuring():
-        return [_latency(measured) for measured in measure_together(paths, feeds, MEASURING_ROUNDS)]
-
-
-def _latency(measured: MeasuredLatency) -> Metric:
-    low, high = min(measured.p10_ms, measured.p50_ms), max(measured.p90_ms, measured.p50_ms)
-    return Metric(measured.p50_ms, low, high, "measured", "ms")
+        return {"size_bytes": size, "latency_ms": steady_latency(path, context)}
 
 
 def _training(plan: Plan, module: fx.GraphModule, context: Context, steps: int) -> Training:

@@ -19,6 +19,7 @@ from autocompress.emit.report import render_report
 from autocompress.emit.report_data import save_report_data
 from autocompress.errors import InputError
 from autocompress.proxy.context import Context
+from autocompress.proxy.timing import reference_latency_ms
 from autocompress.run.effects import effects_by
 from autocompress.run.executors import Executor, InProcess, Workers, workers_of
 from autocompress.run.finals import Finals, make_points
@@ -105,9 +106,10 @@ class Driver:
         """Everything from the first trial to the report; Ctrl-C ends the trials and the front so far is emitted."""
         started = time.time()
         self.folder.mkdir(parents=True, exist_ok=True)
+        study = Study(self.folder, self.space, self.objectives, self.settings.storage)
+        self._keep_reference(study)
         workers = workers_of(self.shared, self.settings.workers, self.listener.say)
         with _logging(self.folder / LOGS / "run.log"), workers as executor:
-            study = Study(self.folder, self.space, self.objectives, self.settings.storage)
             dense = self._dense_metrics()
             self.listener.say(f"searching {self.space.size:.2g} plans; the run is in {self.folder}")
             ended = run_trials(self._trials(study, dense, executor), budget)
@@ -121,6 +123,14 @@ class Driver:
             data = report_input(self, records, baseline, front, points, started)
             save_report_data(self.folder / REPORT_DATA, data)
             (self.folder / REPORT).write_text(render_report(data), encoding="utf-8")
+
+    def _keep_reference(self, study: Study) -> None:
+        """Where this machine is the target: what the dense model takes, now or when the run began."""
+        if not self.context.target.profile.measured:
+            return
+        known = [r for r in study.records() if r.vector == self.space.dense_vector and r.state == "complete"]
+        before = known[0].metrics["latency_ms"].value if known else None
+        self.context.reference_ms = before or reference_latency_ms(self.context)
 
     def _emit(
         self, records: Sequence[Record], dense: Mapping[str, Metric], executor: Executor, ended: bool

@@ -22,7 +22,8 @@ from autocompress.emit.report_data import LayerRow
 from autocompress.emit.verify import Verification, open_session, verify
 from autocompress.errors import RunError
 from autocompress.proxy.context import Context
-from autocompress.proxy.evaluate import Evaluation, evaluate, latencies_of_files
+from autocompress.proxy.evaluate import Evaluation, evaluate
+from autocompress.proxy.timing import latencies_of_files
 from autocompress.run.layer_table import layer_rows
 from autocompress.search.record import Objective, losses
 from autocompress.tasks.evaluate import evaluate_metric

@@ -1,0 +1,59 @@
+"""Latency of files on this machine, at batch 1 and one thread, while nothing else of ours runs.
+
+A machine that others share is a third slower for seconds at a time. Files that are compared are timed in the same
+rounds; those of trials, which are minutes apart, each beside the dense model, whose latency is known once and for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from autocompress.core.metric import Metric
+from autocompress.proxy.context import Context
+from autocompress.targets import quiet
+from autocompress.targets.measure import MeasuredLatency, measure_together
+
+_ROUNDS = 15
+_REFERENCE_ROUNDS = 100
+
+
+def latencies_of_files(files: Sequence[Path | bytes], context: Context) -> list[Metric]:
+    """Median latencies of files, timed in the same rounds; 10th and 90th percentile are the interval.
+
+    The files take the inputs of the dense model in its order.
+    """
+    return [_metric(measured) for measured in _measured(files, context, _ROUNDS)]
+
+
+def reference_latency_ms(context: Context) -> float:
+    """The latency of the dense model's file, measured with care; to be kept for the whole run."""
+    return _measured([context.dense_file], context, _REFERENCE_ROUNDS)[0].p50_ms
+
+
+def steady_latency(file: Path, context: Context) -> Metric:
+    """The latency of a file as it would be if the dense model took what it took when the run began.
+
+    Both are timed in the same rounds; their ratio is what stays when the machine slows down.
+    """
+    if context.reference_ms is None:
+        context.reference_ms = reference_latency_ms(context)
+    dense, measured = _measured([context.dense_file, file], context, _ROUNDS)
+    return _metric(measured, context.reference_ms / dense.p50_ms)
+
+
+def _measured(files: Sequence[Path | bytes], context: Context, rounds: int) -> list[MeasuredLatency]:
+    feeds = []
+    for file in files:
+        model = onnx.load_from_string(file) if isinstance(file, bytes) else onnx.load(file, load_external_data=False)
+        names = [entry.name for entry in model.graph.input]
+        feeds.append({name: x[:1].numpy() for name, x in zip(names, context.dense.inputs, strict=True)})
+    with quiet.measuring():
+        return measure_together(files, feeds, rounds)
+
+
+def _metric(measured: MeasuredLatency, factor: float = 1.0) -> Metric:
+    low, high = min(measured.p10_ms, measured.p50_ms), max(measured.p90_ms, measured.p50_ms)
+    return Metric(measured.p50_ms * factor, low * factor, high * factor, "measured", "ms")
