@@ -30,7 +30,7 @@ from autocompress.tasks.evaluate import evaluate_metric
 _LONGEST_TRAINING = 2.0
 # Another structure is further from its optimum than other weights are: ResNet-20 without half of its inner channels is
 # at 87.86 % after an epoch that starts at the task's rate, 88.46 % at three times and 86.64 % at ten times of it.
-_STRUCTURE_RATE = 3.0
+STRUCTURE_RATE = 3.0
 # Norms, activations, sums and their gradients take as long for each output of a layer as so many MACs: 57 % of a
 # training step of ResNet-20 with 188,000 outputs and 40.6 million MACs, on a CPU with AMX in bf16.
 _MACS_PER_OUTPUT = 280
@@ -149,7 +149,7 @@ def _training(plan: Plan, module: fx.GraphModule, context: Context, steps: int) 
     effort, rate = context.effort, context.task.learning_rate
     changed = plan.changes_shapes or plan.student.resolution < 1.0
     if changed and any(isinstance(part, NORM_MODULES) for part in module.modules()):
-        rate *= _STRUCTURE_RATE
+        rate *= STRUCTURE_RATE
     return Training(steps, effort.temperature, effort.distill_weight, context.seed, context.device, rate)
 
 
