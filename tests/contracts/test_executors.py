@@ -24,6 +24,9 @@ from autocompress.search.record import Record
 from autocompress.tasks import load_task
 from tests.run.tiny import make_trials, tiny_context, tiny_space, tiny_task
 
+# Two Rays that start at the same moment on one machine get into each other's way.
+pytestmark = pytest.mark.xdist_group("ray")
+
 
 @dataclass(frozen=True)
 class Double:

@@ -18,6 +18,9 @@ from autocompress.run.settings import SearchConfig
 from autocompress.tasks import Task
 from tests.run.tiny import RULES, Told, tiny_task
 
+# Two Rays that start at the same moment on one machine get into each other's way.
+pytestmark = pytest.mark.xdist_group("ray")
+
 
 def test_an_interrupt_while_points_are_made_keeps_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, made = drive.emit_point, []

@@ -10,8 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from autocompress.run.folder import Run
 from autocompress.run.show import status_of
+
+# Two Rays that start at the same moment on one machine get into each other's way.
+pytestmark = pytest.mark.xdist_group("ray")
 
 ROOT = Path(__file__).parents[2]
 SPACE = """
