@@ -51,6 +51,7 @@ def render_report(data: ReportData) -> str:
     env.policies["json.dumps_kwargs"] = {"sort_keys": False}
     names = _metric_names(data)
     rows = [(kind, row, [_cell(data, row, name) for name in names]) for kind, row in _compared(data)]
+    drawn = [row for _, row in _drawn(data)]
     return env.from_string(_asset("report.html.j2")).render(
         data=data,
         css=Markup(_asset("report.css")),
@@ -60,7 +61,7 @@ def render_report(data: ReportData) -> str:
         columns=[_title(data, name) for name in names],
         rows=[each for each in rows if each[0] != "uniform"],
         uniform=[each for each in rows if each[0] == "uniform"],
-        far=[row.label for _, row in _compared(data) if row not in [drawn for _, drawn in _drawn(data)]],
+        far=[row.label for _, row in _compared(data) if row not in drawn],
         failed=[(row, [_cell(data, row, name) for name in names]) for row in data.failed],
         static_front=Markup(_static_front(data, names)),
         counts=_trial_counts(data.trials),
@@ -259,6 +260,7 @@ def _axes(data: ReportData, names: Sequence[str]) -> tuple[str, str]:
 def _payload(data: ReportData, names: Sequence[str]) -> dict[str, Any]:
     """What the script draws: plain data only, every text shown as text."""
     x, y = _axes(data, names)
+    drawn = _drawn(data)
     units = {name: metric.unit for row in data.trials for name, metric in row.metrics.items()}
     units |= {name: metric.unit for _, row in _compared(data) for name, metric in row.metrics.items()}
     return {
@@ -268,8 +270,8 @@ def _payload(data: ReportData, names: Sequence[str]) -> dict[str, Any]:
         ],
         "x": x,
         "y": y,
-        "wide": [name for name in names if name != data.quality and _wide(_drawn(data), name)],
-        "rows": [_payload_row(data, kind, row) for kind, row in _drawn(data)],
+        "wide": [name for name in names if name != data.quality and _wide(drawn, name)],
+        "rows": [_payload_row(data, kind, row) for kind, row in drawn],
         "trials": [_payload_trial(trial) for trial in data.trials],
         "run": data.target.how_to_run,
     }
