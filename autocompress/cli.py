@@ -89,6 +89,7 @@ def search(
 ) -> None:
     """Search a space for a task on a target; leaves a folder of verified files and a report."""
     from autocompress import config as wiring
+    from autocompress.run.progress import Terminal
     from autocompress.run.settings import SearchConfig
 
     config = SearchConfig(
@@ -110,7 +111,7 @@ def search(
         storage=storage,
         workers=workers,
     )
-    with wiring.terminal(config) as listener:
+    with Terminal() as listener:
         run = wiring.search(
             task, target=target, space=space, budget=budget, output=output,
             objectives=config.objectives, constraints=config.constraints, config=config, listener=listener,
@@ -126,11 +127,9 @@ def resume(
 ) -> None:
     """Go on with a run that was interrupted, or extend one."""
     from autocompress import config as wiring
-    from autocompress.run.folder import Run
-    from autocompress.run.settings import read_config
+    from autocompress.run.progress import Terminal
 
-    config = read_config(Run.open(run))
-    with wiring.terminal(config) as listener:
+    with Terminal() as listener:
         result = wiring.resume(run, budget, listener)
     _finish(result, json_)
 
@@ -233,11 +232,12 @@ def sensitivity(
 ) -> None:
     """What every option of a space does alone, before any training: where the model can give, and where not."""
     from autocompress import config as wiring
+    from autocompress.run.progress import Terminal
     from autocompress.run.settings import SearchConfig
     from autocompress.run.show import sensitivity_table
 
     config = SearchConfig(task=task, target=target, space=space, seed=seed, workers=workers)
-    with wiring.terminal(config) as listener:
+    with Terminal() as listener:
         data = wiring.sensitivity(config, table, listener)
     _print(data, json_, sensitivity_table(data))
 

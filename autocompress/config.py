@@ -27,7 +27,7 @@ from autocompress.run.environment import versions
 from autocompress.run.executors import workers_of
 from autocompress.run.folder import CONFIG, Run
 from autocompress.run.jobs import Shared
-from autocompress.run.progress import Silent, Terminal
+from autocompress.run.progress import Silent
 from autocompress.run.settings import DEFAULT_OBJECTIVES, SearchConfig, command_of, new_folder, read_config
 from autocompress.run.trials import Listener
 from autocompress.search.record import Objective
@@ -264,11 +264,6 @@ def describe_space(wired: Wired) -> dict[str, Any]:
     from autocompress.run.reach import reach
 
     return reach(wired.space, wired.context, wired.constraints)
-
-
-def terminal(config: SearchConfig) -> Terminal:
-    """A live picture of a search on the terminal."""
-    return Terminal([Objective(name, MAXIMISED[name]) for name in config.objectives])
 
 
 def estimate(task: str, target: str, plan: Path | None, precision: str | None) -> dict[str, Any]:

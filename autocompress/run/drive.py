@@ -111,6 +111,7 @@ class Driver:
         workers = workers_of(self.shared, self.settings.workers, self.listener.say)
         with _logging(self.folder / LOGS / "run.log"), workers as executor:
             dense = self._dense_metrics()
+            self.listener.begin(self.objectives, study.records())
             self.listener.say(f"searching {self.space.size:.2g} plans; the run is in {self.folder}")
             ended = run_trials(self._trials(study, dense, executor), budget)
             records = study.records()

@@ -102,6 +102,15 @@ class InProcess:
         self._waiting.clear()
 
 
+def decided_by(started: int, workers: int) -> int:
+    """How many of the jobs started so far the next one may depend on.
+
+    The n-th job is chosen by what the first n - lag gave, whichever ended first and whatever else has ended: the same
+    seed and workers choose the same jobs, and no worker waits for more than the slowest of a few.
+    """
+    return max(0, started - 2 * (workers - 1))
+
+
 def each(executor: Executor, jobs: Iterable[tuple[str, Job]], shown: Shown | None = None) -> Iterator[Done]:
     """The results of many jobs, in the order in which they end; the executor has no others."""
     left = iter(jobs)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autocompress.core.metric import Metric
-from autocompress.run.executors import Done, Executor
+from autocompress.run.executors import Done, Executor, decided_by
 from autocompress.run.finish import Point
 from autocompress.run.jobs import PointJob, checkpoint_path
 from autocompress.run.trials import Listener
@@ -39,10 +39,7 @@ class Finals:
 
 
 def make_points(finals: Finals, records: Sequence[Record]) -> list[Point]:
-    """Trains, exports and verifies the trials that together cover most of the front; Ctrl-C keeps those that are ready.
-
-    With several workers, the n-th trial is chosen by what the first n - lag gave, whichever ended first.
-    """
+    """Trains, exports and verifies the trials that together cover most of the front; Ctrl-C keeps what is ready."""
     front = front_of(records, finals.objectives, "short")
     making = _Making(finals, [record for record in front if record.error is None] or front)
     try:
@@ -71,7 +68,7 @@ class _Making:
         """Keeps the workers busy; False if nothing runs and nothing is left to start."""
         executor, listener = self._finals.executor, self._finals.listener
         while executor.busy < executor.workers and len(self._chosen) < self._finals.points:
-            known = self._chosen[: max(0, len(self._chosen) - 2 * (executor.workers - 1))]
+            known = self._chosen[: decided_by(len(self._chosen), executor.workers)]
             if any(record.number not in self._ended for record in known):
                 break
             record = self._choose(known) or (None if executor.busy else self._choose(self._chosen))

@@ -19,6 +19,9 @@ _SHOWN = 8
 class Silent:
     """Shows nothing."""
 
+    def begin(self, objectives: Sequence[Objective], records: Sequence[Record]) -> None:
+        """A search begins or goes on."""
+
     def trial(self, record: Record, done: int, budget: Budget, seconds: float) -> None:
         """A trial ended."""
 
@@ -32,9 +35,9 @@ class Silent:
 class Terminal:
     """Trials done, best points and the time left; plain lines where the output is not a terminal."""
 
-    def __init__(self, objectives: Sequence[Objective], console: Console | None = None) -> None:
-        """Shows the given objectives on `console`."""
-        self._objectives = tuple(objectives)
+    def __init__(self, console: Console | None = None) -> None:
+        """Shows everything on `console`, by default the standard error."""
+        self._objectives: tuple[Objective, ...] = ()
         self._console = console or Console(stderr=True)
         self._records: list[Record] = []
         self._progress = Progress(
@@ -59,9 +62,14 @@ class Terminal:
         if self._console.is_terminal:
             self._live.stop()
 
+    def begin(self, objectives: Sequence[Objective], records: Sequence[Record]) -> None:
+        """A search begins or goes on; its trials so far count among the best points."""
+        self._objectives = tuple(objectives)
+        self._records = list(records)
+
     def say(self, text: str) -> None:
         """A phase begins."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def trial(self, record: Record, done: int, budget: Budget, seconds: float) -> None:
         """A trial ended."""
@@ -73,7 +81,8 @@ class Terminal:
         if self._console.is_terminal:
             self._live.update(self._picture())
         else:
-            self._console.print(f"trial {record.number:>3} {record.label}: {_told(record)} {left}", highlight=False)
+            line = f"trial {record.number:>3} {record.label}: {_told(record)} {left}"
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     def step(self, text: str, done: int, total: int) -> None:
         """Part of a longer piece of work is done; the last one ends it."""
@@ -86,6 +95,8 @@ class Terminal:
         self._progress.update(self._work[text], completed=done, total=total)
 
     def _picture(self) -> Group:
+        if not self._objectives:
+            return Group(self._progress)
         table = Table(title="best points so far", title_justify="left")
         for name in ("trial", "", *(objective.name for objective in self._objectives)):
             table.add_column(name, justify="left" if not name else "right")

@@ -12,11 +12,11 @@ from typing import Protocol
 from autocompress.core.constraint import Budget, Constraint
 from autocompress.core.metric import Metric
 from autocompress.core.space import Space, Vector
-from autocompress.run.executors import Executor
+from autocompress.run.executors import Executor, decided_by
 from autocompress.run.jobs import TrialJob, checkpoint_path
 from autocompress.run.study import Study
 from autocompress.search.controllers import Controller
-from autocompress.search.record import Record
+from autocompress.search.record import Objective, Record
 
 LOG = logging.getLogger("autocompress")
 # Plans that the tables refuse cost almost nothing, but a space that has no feasible plan must end.
@@ -25,6 +25,9 @@ REFUSALS_PER_TRIAL = 20
 
 class Listener(Protocol):
     """Is told what happens, to show it."""
+
+    def begin(self, objectives: Sequence[Objective], records: Sequence[Record]) -> None:
+        """A search begins, or goes on after the trials of an earlier stretch."""
 
     def trial(self, record: Record, done: int, budget: Budget, seconds: float) -> None:
         """A trial ended."""
@@ -137,11 +140,7 @@ class _Loop:
         return self._thought_of(records, tried)
 
     def _thought_of(self, records: Sequence[Record], tried: set[Vector]) -> tuple[Vector, str] | None:
-        """A plan that depends on what is known, None while that is not yet known.
-
-        With several workers, the n-th plan is asked for by what the first n - lag trials gave, whichever ended first
-        and whatever else has ended: the same seed and workers give the same plans.
-        """
+        """A plan that depends on what is known, None while that is not yet known."""
         if self._planned is None:
             if self._running:
                 # Measuring what to plan takes all workers.
@@ -150,8 +149,7 @@ class _Loop:
         for label, vector in self._planned:
             if vector not in tried:
                 return vector, label
-        lag = 2 * (self._trials.executor.workers - 1)
-        known = max(0, len(records) - lag)
+        known = decided_by(len(records), self._trials.executor.workers)
         if _open(records[:known]):
             return None
         later = [replace(record, state="running", metrics={}) for record in records[known:]]

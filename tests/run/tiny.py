@@ -103,6 +103,9 @@ class Told:
         self.said: list[str] = []
         self.interrupt_at = interrupt_at
 
+    def begin(self, objectives: Sequence[Objective], records: Sequence[Record]) -> None:
+        self.objectives = tuple(objectives)
+
     def trial(self, record: Record, done: int, budget: Any, seconds: float) -> None:
         self.records.append(record)
 
