@@ -24,7 +24,7 @@ from autocompress.emit.onnx_export import export_onnx
 from autocompress.emit.verify import open_session
 from autocompress.graph.info import total_macs
 from autocompress.proxy.context import Context, Effort
-from autocompress.proxy.evaluate import STRUCTURE_RATE, realise
+from autocompress.proxy.evaluate import realise, starting_rate
 from autocompress.proxy.finetune import Training, finetune
 from autocompress.run.environment import versions
 from autocompress.targets.profile import load_target
@@ -79,7 +79,7 @@ def half_the_macs(context: Context, teacher: float) -> Row:
     plan = Plan(student=Student(resolution=0.75), groups=tuple((name, Prune(0.125)) for name in inner))
     start = time.perf_counter()
     module = realise(plan, context).module
-    rate = STRUCTURE_RATE * context.task.learning_rate
+    rate = starting_rate(plan, module, context)
     epoch = math.ceil(len(context.task.train) / context.task.batch_size)
     finetune(module, context.teacher, context.task, Training(epoch, 4.0, teacher, SEED, learning_rate=rate))
     seconds = time.perf_counter() - start

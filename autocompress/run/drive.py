@@ -37,8 +37,9 @@ from autocompress.tasks.evaluate import evaluate_metric
 
 LOG = logging.getLogger("autocompress")
 LEAST_FINAL_STEPS = 120
-# Plans that the tables propose before the controller does.
-PLANNED = 16
+# Plans that the tables propose before the controller does: of 13 that the controller found for ResNet-20 on CIFAR-10 by
+# trial 50 none reached the front.
+PLANNED = 24
 DENSE = "dense"
 
 

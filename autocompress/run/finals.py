@@ -12,7 +12,7 @@ from autocompress.run.finish import Point
 from autocompress.run.jobs import PointJob, checkpoint_path
 from autocompress.run.trials import Listener
 from autocompress.search.record import Objective, Record, front_of
-from autocompress.search.select import Made, next_point
+from autocompress.search.select import Made, next_point, training_share
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Finals:
         executor: Does the work.
         dense: Metrics of the dense model on the validation split.
         baseline: The dense artifact.
-        steps: Optimiser steps of the final training.
+        steps: Optimiser steps of the final training of a point with a typical loss, see `training_share`.
         points: How many are made at most.
     """
 
@@ -100,8 +100,9 @@ class _Making:
         self._left = [other for other in self._left if other is not record]
         self._chosen.append(record)
         key = f"point {len(self._chosen)} of at most {finals.points} (trial {record.number})"
-        finals.listener.say(f"{key}: training {finals.steps} steps, exporting, verifying")
+        steps = round(finals.steps * training_share(record, finals.objectives, finals.dense))
+        finals.listener.say(f"{key}: training {steps} steps, exporting, verifying")
         folder = finals.artifacts / f"t{record.number:03d}"
         checkpoint = checkpoint_path(finals.checkpoints, record.number)
         self._keys[key] = record
-        finals.executor.start(key, PointJob(record, folder, finals.steps, checkpoint, finals.baseline.metrics))
+        finals.executor.start(key, PointJob(record, folder, steps, checkpoint, finals.baseline.metrics))

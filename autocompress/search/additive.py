@@ -27,10 +27,9 @@ class AdditiveFront:
     chosen: tuple[NDArray[np.int32], ...]
     steps: tuple[NDArray[np.int64], ...]
 
-    @property
-    def most(self) -> float:
-        """The largest saving there is."""
-        return float(np.flatnonzero(np.isfinite(self.losses))[-1] * self.unit)
+    def most_within(self, loss: float) -> float:
+        """The largest saving of the choices that lose so much at most."""
+        return float(np.flatnonzero(np.isfinite(self.losses) & (self.losses <= loss))[-1] * self.unit)
 
     def at_least(self, saving: float) -> tuple[int, ...] | None:
         """Per group the option of the choice with the least loss that saves so much, or None if none does."""

@@ -25,6 +25,8 @@ BIT_LEVELS = 12
 # Losses count by their logarithm between these shares of the loss of a model that knows nothing: below, training
 # brings everything back; above, nothing is left to train.
 _LOSSES = (0.005, 0.3)
+# Choices are not spread beyond the saving where their added losses reach this share: what they lose together is more.
+_WORST_ADDED = 0.5
 _RATIO_SCALE = 4.0
 # Costs count up to this: a plan that is only smaller is not worthless for doing as much work as the dense one.
 _WORST_COST = 1.25
@@ -57,8 +59,10 @@ def planned_vectors(
     # Work counts beside the objectives: of two plans that cost the same, the one that does less trains longer.
     costs = list(dict.fromkeys([*named_costs, "macs"]))
     groups = _structure_groups(space, blocks)
-    structures = _fronts(table, groups, ("macs", "params", "latency_ms"), STRUCTURE_LEVELS)
-    bits = _fronts(table, [[(place,)] for place in _places(space, ("quantize",))], ("size_bytes",), BIT_LEVELS)
+    worst = _WORST_ADDED * options.chance
+    structures = _fronts(table, groups, ("macs", "params", "latency_ms"), STRUCTURE_LEVELS, worst)
+    quantizers = [[(place,)] for place in _places(space, ("quantize",))]
+    bits = _fronts(table, quantizers, ("size_bytes",), BIT_LEVELS, worst)
     sizes = [{place: index} for place in _places(space, ("resolution",)) for index in table.usable(place)]
     nothing = Part({}, 0.0, {})
     alone = [[nothing, *(table.part(chosen) for chosen in family)] for family in (bits, sizes)]
@@ -146,9 +150,9 @@ def _structure_groups(space: Space, blocks: Sequence[BlockInfo]) -> list[list[tu
 
 
 def _fronts(
-    table: _Table, groups: Sequence[Sequence[tuple[int, ...]]], costs: Sequence[str], levels: int
+    table: _Table, groups: Sequence[Sequence[tuple[int, ...]]], costs: Sequence[str], levels: int, worst: float
 ) -> list[dict[int, int]]:
-    """For every cost the choices with the least loss, at ratios spread evenly from all to the least that is left."""
+    """For every cost the choices with the least loss, at ratios spread evenly as far as the worst loss allows."""
     found: dict[tuple[tuple[int, int], ...], dict[int, int]] = {}
     for cost in costs:
         items = [_items(table, group, cost) for group in groups]
@@ -157,7 +161,7 @@ def _fronts(
         if not any(saving > 0 for group_savings in savings for saving in group_savings):
             continue
         front = additive_front(losses, savings)
-        least = max(_LEAST_LEFT, 1.0 - front.most)
+        least = max(_LEAST_LEFT, 1.0 - front.most_within(worst))
         for level in range(1, levels + 1):
             options = front.at_least(1.0 - least ** (level / levels))
             if options is None:

@@ -16,7 +16,7 @@ from autocompress.errors import PlanError, RunError
 from autocompress.graph.info import total_macs
 from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.cost import cost_of_model, cost_of_plan
-from autocompress.proxy.evaluate import evaluate, realise
+from autocompress.proxy.evaluate import evaluate, realise, starting_rate
 from autocompress.proxy.memory import peak_activation_bytes
 from autocompress.run.adapt import adapt_rules
 from autocompress.targets.profile import load_target
@@ -190,3 +190,24 @@ def test_the_predicted_size_is_that_of_the_file(name: str, tmp_path: Path) -> No
         assert predicted["macs"].value == total_macs(module)
         assert predicted["peak_memory_bytes"].value == peak_activation_bytes(module, "fp16")
         assert predicted["latency_ms"].low <= predicted["latency_ms"].value <= predicted["latency_ms"].high
+
+
+def test_the_rate_starts_higher_the_more_was_cut_and_not_at_a_smaller_input() -> None:
+    context = Context(make_task("senet"), load_target("jetson-nano"), "fp16", Effort(), shares=(1.0, 0.5))
+    base = context.task.learning_rate
+    groups = [group.name for group in context.dense.info.groups if group.blocked_by is None]
+
+    def rate(sparsity: float | None, resolution: float = 1.0) -> float:
+        ops = tuple((name, Prune(sparsity)) for name in groups) if sparsity else ()
+        plan = Plan(Student(resolution=resolution), groups=ops)
+        return starting_rate(plan, realise(plan, context).module, context) / base
+
+    assert rate(None) == rate(None, 0.5) == 1.0
+    assert 1.0 < rate(0.125) < rate(0.25) < rate(0.75) == 3.0
+
+
+def test_the_rate_of_a_model_without_batchnorm_is_the_tasks() -> None:
+    context = Context(make_task("lenet"), load_target("jetson-nano"), "fp16", Effort())
+    group = next(group.name for group in context.dense.info.groups if group.blocked_by is None)
+    plan = Plan(groups=((group, Prune(0.5)),))
+    assert starting_rate(plan, realise(plan, context).module, context) == context.task.learning_rate

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from autocompress.core.metric import Metric
 from autocompress.search.record import Objective, Record
-from autocompress.search.select import Made, next_point
+from autocompress.search.select import Made, next_point, training_share
 
 ACCURACY = (Objective("accuracy", True), Objective("size_bytes", False))
 ERROR = (Objective("accuracy", False), Objective("size_bytes", False))
@@ -36,7 +37,7 @@ def order(candidates: Sequence[Record], objectives: Sequence[Objective] = ACCURA
 
 def test_points_come_in_the_order_of_what_they_add() -> None:
     # Nearly dense; half as large without loss; nearly as that; a tenth as large; as large as that, and useless.
-    front = [record(0, 100, 990), record(1, 100, 500), record(2, 99.9, 495), record(3, 97, 100), record(4, 60, 90)]
+    front = [record(0, 100, 990), record(1, 100, 500), record(2, 99.9, 495), record(3, 98, 100), record(4, 60, 90)]
     # 0 is covered by 1; and once 3 has shown that losses stay, nothing is expected of 4.
     assert order(front) == [3, 1, 2]
     assert order(front[::-1]) == [3, 1, 2]
@@ -44,13 +45,27 @@ def test_points_come_in_the_order_of_what_they_add() -> None:
 
 def test_a_point_that_is_expected_to_add_nothing_is_not_asked_for() -> None:
     assert next_point([], ACCURACY, DENSE, []) is None
-    # As the dense model; larger; half of its accuracy, of which half is expected to stay lost.
-    for useless in (record(0, 100, 1000), record(1, 99, 1200), record(2, 50, 10)):
-        assert next_point([useless], ACCURACY, DENSE, []) is None
     ready = record(3, 99, 400)
     made = [Made(ready, ready.metrics)]
+    # As the dense model; larger; half of its accuracy, of which half is expected to stay lost.
+    for useless in (record(0, 100, 1000), record(1, 99, 1200), record(2, 50, 10)):
+        assert next_point([useless], ACCURACY, DENSE, made) is None
     assert next_point([record(4, 99, 400)], ACCURACY, DENSE, made) is not None  # half of its loss may come back
     assert next_point([record(5, 100, 450)], ACCURACY, DENSE, [Made(ready, metrics(100, 400))]) is None
+
+
+def test_where_all_lose_much_the_best_are_still_made() -> None:
+    assert order([record(1, 50, 100), record(2, 80, 900), record(3, 70, 300)])[0] == 3
+    assert order([record(1, 50, 100), record(2, 80, 900), record(3, 99, 300)]) == [3]
+
+
+@pytest.mark.parametrize(
+    ("lost", "share"), [(-1.0, 0.5), (0.0, 0.5), (3.0, 1.0), (6.0, math.sqrt(2.0)), (12.0, 2.0), (60.0, 2.0)]
+)
+def test_what_lost_more_is_trained_longer(lost: float, share: float) -> None:
+    assert training_share(record(1, 100 - lost, 10), ACCURACY, DENSE) == pytest.approx(share)
+    assert training_share(record(1, 100 + lost, 10), ERROR, DENSE) == pytest.approx(share)
+    assert training_share(record(1, 100 - lost, 10), ACCURACY[1:], DENSE) == 1.0
 
 
 def test_of_points_that_add_the_same_the_first_is_taken() -> None:
@@ -62,7 +77,7 @@ def test_of_points_that_add_the_same_the_first_is_taken() -> None:
 def test_sizes_count_by_their_ratio() -> None:
     # In bytes the second adds most: 250 without loss, where the first adds 440 at less than half of their worth.
     ready = [Made(record(0, 100, 500), metrics(100, 500))]
-    found = next_point([record(1, 96, 60), record(2, 100, 250)], ACCURACY, DENSE, ready)
+    found = next_point([record(1, 97.5, 60), record(2, 100, 250)], ACCURACY, DENSE, ready)
     assert found is not None
     assert found.number == 1
 
@@ -89,12 +104,12 @@ def test_what_loses_and_weighs_less_than_all_others_comes_first(points: list[tup
     assert order([*candidates, best])[0] == best.number
 
 
-SMALL, MILD = record(1, 95, 20), record(2, 99, 300)
+SMALL, MILD = record(1, 96.5, 20), record(2, 99, 300)
 
 
 @pytest.mark.parametrize("finished", [[], [100], [96, 100], [100, 96, 100], [103]], ids=str)
 def test_a_small_point_is_tried_where_training_brought_earlier_ones_back(finished: list[float]) -> None:
-    """Earlier points lost 4 of 100 in the short training; SMALL lost 5, MILD 1. The median of the points counts."""
+    """Earlier points lost 4 of 100 in the short training; SMALL lost 3.5, MILD 1. The median of the points counts."""
     made = [Made(record(9, 96, 800), metrics(accuracy, 800)) for accuracy in finished]
     assert next_point([SMALL, MILD], ACCURACY, DENSE, made) is SMALL
 
