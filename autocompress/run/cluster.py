@@ -28,6 +28,7 @@ import torch
 from autocompress.errors import InputError, RunError
 from autocompress.run.executors import Done, NotSendableError, Shown
 from autocompress.run.jobs import Job, Shared, one_line
+from autocompress.targets.quiet import alone
 from autocompress.tasks.loading import USER_MODULES
 
 LOG = logging.getLogger("autocompress")
@@ -216,15 +217,31 @@ def _last_line(error: Exception) -> str:
 
 
 def start_ray(cpus: int) -> None:
-    """A Ray of this machine's own that keeps to itself: no dashboard, no reports, no keys."""
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        include_dashboard=False,
-        configure_logging=True,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    """A Ray of this machine's own that keeps to itself: no dashboard, no reports, no keys.
+
+    Two that start at once may draw the same port (ray-project/ray issue 53906), so one waits for the other; other
+    programs that start a Ray know nothing of that, so it is tried again.
+
+    Raises:
+        RunError: it does not start.
+    """
+    for last in (False, False, True):
+        try:
+            with alone("ray"):
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    configure_logging=True,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
+            return
+        except (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+            LOG.error("Ray did not start: %s", error)
+            ray.shutdown()
+            if last:
+                raise RunError(f"Ray does not start: {_last_line(error)}; use --workers 1 to do without") from error
 
 
 def _sent(shared: Shared) -> Any:

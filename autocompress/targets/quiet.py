@@ -16,6 +16,8 @@ from pathlib import Path
 
 from autocompress.errors import RunError
 
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
 
 @contextmanager
 def working() -> Iterator[None]:
@@ -44,6 +46,17 @@ def measuring() -> Iterator[None]:
         fcntl.flock(door, fcntl.LOCK_UN)
 
 
+@contextmanager
+def alone(what: str) -> Iterator[None]:
+    """Waits until no other process of this user on this machine does the same."""
+    lock = os.open(_folder() / f"{what}.lock", _FLAGS, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 def _locks() -> tuple[int, int]:
     return _opened(os.getpid())
 
@@ -51,10 +64,14 @@ def _locks() -> tuple[int, int]:
 @cache
 def _opened(process: int) -> tuple[int, int]:
     """The two locks of a process; a forked one has its own."""
+    folder = _folder()
+    door, room = (os.open(folder / name, _FLAGS, 0o600) for name in ("door.lock", "room.lock"))
+    return door, room
+
+
+def _folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"autocompress-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise RunError(f"{folder} belongs to another user; remove it, or set TMPDIR to a folder of your own")
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    door, room = (os.open(folder / name, flags, 0o600) for name in ("door.lock", "room.lock"))
-    return door, room
+    return folder

@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from autocompress.core.constraint import Budget
-from autocompress.errors import InputError
+from autocompress.errors import InputError, RunError
 from autocompress.run.cluster import start_ray
 from autocompress.run.executors import Executor, InProcess, each, make_executor
 from autocompress.run.jobs import EffectJob, Progress, Shared, TrialJob
@@ -78,6 +78,25 @@ class Killed:
 def shared() -> Shared:
     context = tiny_context()
     return Shared(context, tiny_space(context))
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_ray_that_does_not_start_is_tried_again(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where another program's Ray drew the same port; the real starts are those of all other tests here."""
+    answers = iter([ConnectionError("could not connect\nto GCS")] * failures + [None] * 3)
+
+    def init(**options: Any) -> None:
+        answer = next(answers)
+        if answer is not None:
+            raise answer
+
+    monkeypatch.setattr(ray, "init", init)
+    if failures < 3:
+        start_ray(1)
+        assert len(list(answers)) == 2
+    else:
+        with pytest.raises(RunError, match="Ray does not start: to GCS; use --workers 1"):
+            start_ray(1)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -54,3 +55,21 @@ def test_a_worker_that_dies_holds_nothing(tmp_path: Path) -> None:
         assert time.time() - start < 30
     with quiet.working():
         pass
+
+
+ALONE = """
+import sys, time
+from autocompress.targets import quiet
+with quiet.alone("test"):
+    print(time.time(), flush=True)
+    time.sleep(0.5)
+    print(time.time())
+"""
+
+
+def test_what_is_done_alone_waits_for_its_like_and_for_nothing_else() -> None:
+    processes = [subprocess.Popen([sys.executable, "-c", ALONE], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    with quiet.alone("other"), quiet.working():
+        spans = sorted([float(line) for line in p.communicate(timeout=60)[0].splitlines()] for p in processes)
+    assert [p.returncode for p in processes] == [0, 0, 0]
+    assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(spans))
