@@ -21,13 +21,13 @@ from torch import Tensor, fx
 
 from autocompress.core.plan import Plan, Prune, Quantize, Student
 from autocompress.emit.onnx_export import export_onnx
-from autocompress.emit.verify import open_session
 from autocompress.graph.info import total_macs
 from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.evaluate import realise, starting_rate
 from autocompress.proxy.finetune import Training, finetune
 from autocompress.run.environment import versions
 from autocompress.targets.profile import load_target
+from autocompress.targets.session import open_session
 from autocompress.tasks import Task, evaluate_metric, load_task
 
 SEED = 0
@@ -58,7 +58,7 @@ def measured(what: str, module: fx.GraphModule, context: Context, seconds: float
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         exported = export_onnx(module, context.dense.inputs, path, opset=context.target.profile.opset)
-        session = open_session(path, threads=torch.get_num_threads())
+        session = open_session(path, torch.get_num_threads())
         name = exported.input_names[0]
 
         def run(x: Tensor) -> Tensor:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as _ort
 from torch import Tensor, nn
 
 from autocompress.compress.quantizer import ActivationQuantizer
 from autocompress.errors import InputError
+from autocompress.targets.session import RUNTIME_ERRORS, first_line, open_session
 
 Outputs = tuple[Tensor, ...]
 # A rounding step that falls the other way moves quantized activations; floats only differ in the order of sums.
@@ -26,17 +25,6 @@ RELATIVE_ERROR = 1e-3
 RELATIVE_ERROR_QUANTIZED = 0.05
 # Scores closer than this share of the output range are equal.
 _TIE = 1e-5
-_ORT_ERRORS = (
-    _ort.Fail,
-    _ort.InvalidArgument,
-    _ort.InvalidGraph,
-    _ort.InvalidProtobuf,
-    _ort.NoSuchFile,
-    _ort.NotImplemented,
-    _ort.RuntimeException,
-    RuntimeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True)
@@ -89,31 +77,13 @@ def check_digest(path: Path, expected: str) -> None:
         raise InputError(f"{path}: SHA-256 is {found}, the manifest says {expected}; the file was changed")
 
 
-def open_session(path: Path, *, threads: int = 1) -> onnxruntime.InferenceSession:
-    """Opens an ONNX file in ONNX Runtime on the CPU.
-
-    Raises:
-        InputError: it is no valid ONNX model that this runtime can run.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except _ORT_ERRORS as error:
-        raise InputError(f"{path}: ONNX Runtime cannot open it: {_first_line(error)}") from error
-
-
 def run_onnx(path: Path, batches: Iterable[tuple[Tensor, ...]], *, threads: int = 1) -> Outputs:
     """Runs a file on batches of inputs and returns each output, concatenated over the batches.
 
     Raises:
         InputError: the file cannot be opened, or does not take these inputs.
     """
-    session = open_session(path, threads=threads)
+    session = open_session(path, threads)
     names = [value.name for value in session.get_inputs()]
     collected: list[list[NDArray[np.generic]]] = []
     for batch in batches:
@@ -124,8 +94,8 @@ def run_onnx(path: Path, batches: Iterable[tuple[Tensor, ...]], *, threads: int 
         feeds = {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, batch, strict=True)}
         try:
             collected.append(session.run(None, feeds))
-        except _ORT_ERRORS as error:
-            raise InputError(f"{path}: ONNX Runtime cannot run it: {_first_line(error)}") from error
+        except RUNTIME_ERRORS as error:
+            raise InputError(f"{path}: ONNX Runtime cannot run it: {first_line(error)}") from error
     if not collected:
         raise InputError(f"{path}: there are no batches to run")
     return tuple(torch.from_numpy(np.concatenate(parts)) for parts in zip(*collected, strict=True))
@@ -226,7 +196,3 @@ def _top1(reference: Tensor, outputs: Tensor, spread: float) -> float:
     best = reference.max(1).values
     behind = best - reference.gather(1, chosen[:, None])[:, 0]
     return float((behind <= _TIE * spread).double().mean())
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200]

@@ -19,13 +19,14 @@ from autocompress.core.plan import Plan
 from autocompress.core.target import LatencyEstimate
 from autocompress.emit.artifact import update_metrics, write_artifact, write_manifest
 from autocompress.emit.report_data import LayerRow
-from autocompress.emit.verify import Verification, open_session, verify
+from autocompress.emit.verify import Verification, verify
 from autocompress.errors import RunError
 from autocompress.proxy.context import Context
 from autocompress.proxy.evaluate import Evaluation, evaluate
 from autocompress.proxy.timing import latencies_of_files
 from autocompress.run.layer_table import layer_rows
 from autocompress.search.record import Objective, losses
+from autocompress.targets.session import open_session
 from autocompress.tasks.evaluate import evaluate_metric
 
 LOG = logging.getLogger("autocompress")
@@ -125,7 +126,7 @@ def _batches(context: Context) -> list[tuple[Tensor, ...]]:
 
 def _measured(path: Path, result: Evaluation, context: Context) -> tuple[dict[str, Metric], float]:
     """Metrics with those that a file can tell measured on the file, and the metric on the validation split."""
-    session = open_session(path, threads=max(1, torch.get_num_threads()))
+    session = open_session(path, max(1, torch.get_num_threads()))
     names = [entry.name for entry in session.get_inputs()]
     bare = isinstance(result.module.graph.output_node().args[0], fx.Node)
 

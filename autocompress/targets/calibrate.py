@@ -20,9 +20,10 @@ from autocompress.errors import InputError
 from autocompress.targets import quiet
 from autocompress.targets.fit import TERM_NAMES, Array, design, ranges_of, solve, spread_of
 from autocompress.targets.law import FAMILIES, TERMS, Law, Tiling
-from autocompress.targets.measure import open_session, time_sessions
+from autocompress.targets.measure import time_sessions
 from autocompress.targets.parse import Node, law_from_node, law_to_dict
 from autocompress.targets.probes import build, probes
+from autocompress.targets.session import open_session
 
 # Raised whenever the probes or the form of the law change, so that older caches are measured again.
 VERSION = 1

@@ -12,7 +12,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from autocompress.errors import InputError, RunError
+from autocompress.errors import InputError
+from autocompress.targets.session import RUNTIME_ERRORS, first_line, open_session
 
 ROUNDS = 5
 # A sample counts only if the process had the core for itself for this share of the time.
@@ -34,32 +35,13 @@ class MeasuredLatency:
     runtime_version: str
 
 
-def open_session(model: str | Path | bytes, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A sequential session on the CPU.
-
-    Raises:
-        RunError: ONNX Runtime refuses the model.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
-    source = model if isinstance(model, bytes) else str(model)
-    try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors share no public base class
-        name = "the model" if isinstance(model, bytes) else str(model)
-        raise RunError(f"ONNX Runtime {onnxruntime.__version__} cannot load {name}: {error}") from error
-
-
-def measure_onnx(path_or_bytes: str | Path | bytes, feeds: Feeds, repeats: int, threads: int = 1) -> MeasuredLatency:
+def measure_onnx(model: Path | bytes, feeds: Feeds, repeats: int, threads: int = 1) -> MeasuredLatency:
     """Times a model by itself; see `measure_together`."""
-    return measure_together([path_or_bytes], [feeds], repeats, threads)[0]
+    return measure_together([model], [feeds], repeats, threads)[0]
 
 
 def measure_together(
-    models: Sequence[str | Path | bytes], feeds: Sequence[Feeds], repeats: int, threads: int = 1
+    models: Sequence[Path | bytes], feeds: Sequence[Feeds], repeats: int, threads: int = 1
 ) -> list[MeasuredLatency]:
     """Times models in the same rounds, so that what disturbs the machine for a while disturbs all of them.
 
@@ -70,8 +52,7 @@ def measure_together(
         threads: Threads within one operator; samples are checked for disturbance only with one.
 
     Raises:
-        InputError: `repeats` or `threads` is below 1.
-        RunError: ONNX Runtime refuses a model or its inputs.
+        InputError: `repeats` or `threads` is below 1, or ONNX Runtime cannot open a model or does not take its inputs.
     """
     for name, value in (("repeats", repeats), ("threads", threads)):
         if value < 1:
@@ -123,8 +104,8 @@ def _warm_up(session: onnxruntime.InferenceSession, feeds: Feeds) -> int:
         while runs < 3 or time.perf_counter() - start < WARM_UP_S:
             session.run(None, feeds)
             runs += 1
-    except Exception as error:  # ONNX Runtime's errors share no public base class
-        raise RunError(f"ONNX Runtime {onnxruntime.__version__} cannot run the model: {error}") from error
+    except RUNTIME_ERRORS as error:
+        raise InputError(f"ONNX Runtime {onnxruntime.__version__} cannot run the model: {first_line(error)}") from error
     return max(1, round(SHORTEST_SAMPLE_S * runs / (time.perf_counter() - start)))
 
 
