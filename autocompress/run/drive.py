@@ -140,13 +140,15 @@ class Driver:
         """The dense artifact and those of the chosen points."""
         artifacts = self.folder / ARTIFACTS
         self.listener.say("exporting the dense model")
+        steps = self.final_steps(self.settings.final_epochs if ended else 0.0)
         baseline = emit_point(Plan(), 0, DENSE, self.context, artifacts / DENSE, steps=0, start=None, dense=None)
         finals = Finals(
             executor=executor,
             objectives=self.objectives,
             dense=dense,
             baseline=baseline,
-            steps=self.final_steps(self.settings.final_epochs if ended else 0.0),
+            steps=steps,
+            least_steps=min(steps, LEAST_FINAL_STEPS),
             points=self.settings.final_points,
             artifacts=artifacts,
             checkpoints=self.folder / CHECKPOINTS,

@@ -24,6 +24,7 @@ class Finals:
         dense: Metrics of the dense model on the validation split.
         baseline: The dense artifact.
         steps: Optimiser steps of the final training of a point with a typical loss, see `training_share`.
+        least_steps: No final training is shorter.
         points: How many are made at most.
     """
 
@@ -32,6 +33,7 @@ class Finals:
     dense: Mapping[str, Metric]
     baseline: Point
     steps: int
+    least_steps: int
     points: int
     artifacts: Path
     checkpoints: Path
@@ -100,7 +102,8 @@ class _Making:
         self._left = [other for other in self._left if other is not record]
         self._chosen.append(record)
         key = f"point {len(self._chosen)} of at most {finals.points} (trial {record.number})"
-        steps = round(finals.steps * training_share(record, finals.objectives, finals.dense))
+        share = training_share(record, finals.objectives, finals.dense)
+        steps = max(finals.least_steps, round(finals.steps * share))
         finals.listener.say(f"{key}: training {steps} steps, exporting, verifying")
         folder = finals.artifacts / f"t{record.number:03d}"
         checkpoint = checkpoint_path(finals.checkpoints, record.number)
