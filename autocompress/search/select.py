@@ -14,6 +14,8 @@ from autocompress.search.record import Objective, Record
 # A point that loses more than this share of what the dense model reaches covers nothing: with a tenth and with a
 # twentieth, three of the eight points of ResNet-20 on CIFAR-10 lost 2.8 points of accuracy and more.
 WORST_LOSS = 0.03
+# Losses of accuracy are known no better than this: one image in 333.
+_BLUR = 0.003
 # Costs count up to this: a point that is only smaller is not worthless for being as slow as the dense model.
 _WORST_COST = 1.25
 # Until a point is ready, the final training is expected to leave half of what a short one lost.
@@ -45,10 +47,11 @@ def next_point(
 
     Candidates count by what they are expected to reach: of the accuracy they lost in short training, the share that
     the points made so far still lost after theirs (their median). Accuracy counts by the square root of the share of
-    the dense value that is lost, so that a point matters most where little is lost, up to `WORST_LOSS`, or to twice
-    what the best candidate loses if that is more; other objectives by the logarithm of their ratio to the dense value,
-    so that 2x to 4x counts as much as 1x to 2x. Work, in MACs, counts beside the objectives: where a small model's
-    latency is mostly constant, less of it is still worth having.
+    the dense value that is lost, so that a point matters most where little is lost, from no loss (more than the dense
+    model is luck of the split) up to `WORST_LOSS`, or to twice what the best candidate loses if that is more; other
+    objectives by the logarithm of their ratio to the dense value, so that 2x to 4x counts as much as 1x to 2x. Work,
+    in MACs, counts beside the objectives: where a small model's latency is mostly constant, less of it is still worth
+    having.
 
     Args:
         candidates: Trials to choose from.
@@ -127,8 +130,7 @@ def _scaled(
     for objective in objectives:
         if objective.name == "accuracy":
             lost = _lost(metrics, objective, dense)
-            share = (lost * rest if lost > 0 else lost) / worst
-            result.append(min(1.0, max(-0.2, math.copysign(math.sqrt(abs(share)), share))))
+            result.append(min(1.0, math.sqrt((max(0.0, lost) * rest + _BLUR) / (worst + _BLUR))))
         else:
             value, base = metrics[objective.name].value, dense[objective.name].value
             result.append(min(_WORST_COST, 1.0 + math.log(max(value, 1e-12) / max(base, 1e-12)) / 4.0))
