@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autocompress.core.metric import Metric
+from autocompress.core.pareto import non_dominated
 from autocompress.run.executors import Done, Executor, decided_by
 from autocompress.run.finish import Point
 from autocompress.run.jobs import PointJob, checkpoint_path
 from autocompress.run.trials import Listener
-from autocompress.search.record import Objective, Record, front_of
+from autocompress.search.record import Objective, Record, front_of, losses
 from autocompress.search.select import Made, next_point, training_share
 
 
@@ -25,7 +26,7 @@ class Finals:
         baseline: The dense artifact.
         steps: Optimiser steps of the final training of a point with a typical loss, see `training_share`.
         least_steps: No final training is shorter.
-        points: How many are made at most.
+        points: How many are made; for those that another beats others are made, up to half as many.
     """
 
     executor: Executor
@@ -69,9 +70,9 @@ class _Making:
     def more(self) -> bool:
         """Keeps the workers busy; False if nothing runs and nothing is left to start."""
         executor, listener = self._finals.executor, self._finals.listener
-        while executor.busy < executor.workers and len(self._chosen) < self._finals.points:
+        while executor.busy < executor.workers:
             known = self._chosen[: decided_by(len(self._chosen), executor.workers)]
-            if any(record.number not in self._ended for record in known):
+            if any(record.number not in self._ended for record in known) or len(self._chosen) >= self._wanted(known):
                 break
             record = self._choose(known) or (None if executor.busy else self._choose(self._chosen))
             if record is None:
@@ -91,9 +92,18 @@ class _Making:
         if done.error is not None:
             finals.listener.say(f"{done.key}: FAILED, no artifact: {done.error}")
 
-    def _choose(self, known: Sequence[Record]) -> Record | None:
+    def _wanted(self, known: Sequence[Record]) -> int:
+        """How many are made, as far as the points that are known tell."""
+        made = [losses(self._finals.objectives, point.metrics) for point in self._made(known)]
+        beaten = len(made) - len(non_dominated(made))
+        return self._finals.points + min(beaten, self._finals.points // 2)
+
+    def _made(self, known: Sequence[Record]) -> list[Made]:
         ended = [(record, self._ended[record.number]) for record in known]
-        made = [Made(r, point.validation_metrics) for r, point in ended if point is not None and point.reason is None]
+        return [Made(r, point.validation_metrics) for r, point in ended if point is not None and point.reason is None]
+
+    def _choose(self, known: Sequence[Record]) -> Record | None:
+        made = self._made(known)
         running = self._chosen[len(known) :]
         return next_point(self._left, self._finals.objectives, self._finals.dense, made, running)
 
@@ -101,7 +111,7 @@ class _Making:
         finals = self._finals
         self._left = [other for other in self._left if other is not record]
         self._chosen.append(record)
-        key = f"point {len(self._chosen)} of at most {finals.points} (trial {record.number})"
+        key = f"point {len(self._chosen)} of about {finals.points} (trial {record.number})"
         share = training_share(record, finals.objectives, finals.dense)
         steps = max(finals.least_steps, round(finals.steps * share))
         finals.listener.say(f"{key}: training {steps} steps, exporting, verifying")
