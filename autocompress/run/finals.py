@@ -72,11 +72,13 @@ class _Making:
         executor, listener = self._finals.executor, self._finals.listener
         while executor.busy < executor.workers:
             known = self._chosen[: decided_by(len(self._chosen), executor.workers)]
-            if any(record.number not in self._ended for record in known) or len(self._chosen) >= self._wanted(known):
+            if any(record.number not in self._ended for record in known):
                 break
-            record = self._choose(known) or (None if executor.busy else self._choose(self._chosen))
+            record = self._choose(known)
+            if record is None and not executor.busy:
+                record = self._choose(self._chosen)
             if record is None:
-                if not executor.busy:
+                if not executor.busy and len(self._chosen) < self._wanted(self._chosen):
                     listener.say("no other plan is expected to add to these points")
                 break
             self._start(record)
@@ -103,6 +105,9 @@ class _Making:
         return [Made(r, point.validation_metrics) for r, point in ended if point is not None and point.reason is None]
 
     def _choose(self, known: Sequence[Record]) -> Record | None:
+        """The next one by what is known; None if enough are made or none is expected to add anything."""
+        if len(self._chosen) >= self._wanted(known):
+            return None
         made = self._made(known)
         running = self._chosen[len(known) :]
         return next_point(self._left, self._finals.objectives, self._finals.dense, made, running)
