@@ -57,6 +57,9 @@ def main() -> None:
 def _print(data: Any, as_json: bool, table: Table | str) -> None:
     if as_json:
         print(json.dumps(data, indent=2, sort_keys=True, default=str))
+    elif isinstance(table, str):
+        # A page keeps its lines, whatever the width of the terminal.
+        print(table.rstrip("\n"))
     else:
         Console().print(table, highlight=False)
 

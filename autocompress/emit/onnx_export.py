@@ -230,6 +230,8 @@ def _rewrite(traced: ModelProto, folded: FoldedModel, shapes: dict[str, tuple[in
     for value in graph.output:
         kind = value.type.tensor_type.elem_type
         small.output.append(helper.make_tensor_value_info(value.name, kind, ["batch", *shapes[value.name][1:]]))
+    # What quantized moves left behind would look like another reader of a Slice.
+    drop_unused(small)
     merge_slices(small)
     drop_unused(small)
     shorten(small)

@@ -27,6 +27,7 @@ TERMS: dict[str, str] = {
     "depthwise": "million MACs",
     "matmul": "million MACs",
     "gather": "million window inputs",
+    "unaligned": "million output pixels",
     "pool": "million outputs",
     "bytes": "million bytes",
     "conv_bytes": "million bytes",
@@ -75,12 +76,16 @@ class Tiling:
         narrow_channels: Output channels of a convolution up to this many.
         pixels: Output pixels of an implicit matrix product.
         winograd: Output rows and columns of a 3 x 3 convolution with stride 1.
+        aligned: A convolution is taken by the fast path if the channels it reads and writes are multiples of this,
+        least_channels: and if it writes as many; others pay for each output pixel.
     """
 
     channels: int = 1
     narrow_channels: int = 1
     pixels: int = 1
     winograd: tuple[int, int] = (1, 1)
+    aligned: int = 1
+    least_channels: int = 1
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,8 @@ def terms_of(kernel: Kernel, dtype: str, tiling: Tiling) -> dict[str, float]:
         terms = {"launch": 1.0, "window_launch": 1.0, "conv_bytes": moved, "weights": weights}
         if kind != "conv1x1":
             terms["gather"] = macs * kernel.groups / (kernel.weight_shape or kernel.out_shape)[0]
+        if not is_aligned(kernel, tiling):
+            terms["unaligned"] = sizes_of(kernel)[2] * kernel.groups * 1e-6
         return {**terms, kind: macs * padding(kernel, tiling)}
     if kind == "pool":
         return {"launch": 1.0, "window_launch": 1.0, "bytes": moved, "pool": kernel.out_elements * 1e-6}
@@ -187,6 +194,13 @@ def padding(kernel: Kernel, tiling: Tiling) -> float:
         rows, columns = (_round_up(side, block) for side, block in zip(spatial, tiling.winograd, strict=True))
         return wide * rows * columns / pixels
     return wide * _round_up(pixels, tiling.pixels) / pixels
+
+
+def is_aligned(kernel: Kernel, tiling: Tiling) -> bool:
+    """True for a convolution that a runtime's fast path takes: enough channels, in multiples of its vectors."""
+    inputs, outputs, _ = sizes_of(kernel)
+    whole = all(size // kernel.groups % tiling.aligned == 0 for size in (inputs, outputs))
+    return whole and outputs // kernel.groups >= tiling.least_channels
 
 
 def family_of(kernel: Kernel) -> str:

@@ -160,8 +160,9 @@ def _precision(dtype: str, node: Node) -> Precision:
 
 
 def _tiling(node: Node) -> Tiling:
-    channels, narrow, pixels = (int(node.number(key, 1)) for key in ("channels", "narrow_channels", "pixels"))
-    return Tiling(channels, narrow, pixels, node.pair("winograd"))
+    names = ("channels", "narrow_channels", "pixels", "aligned", "least_channels")
+    channels, narrow, pixels, aligned, least = (int(node.number(key, 1)) for key in names)
+    return Tiling(channels, narrow, pixels, node.pair("winograd"), aligned, least)
 
 
 def law_from_node(node: Node, tiling: Tiling) -> Law:

@@ -44,7 +44,8 @@ def probes(dtype: str) -> list[Probe]:
     """About 25 probes of one dtype that span the shapes of small networks."""
     shapes = [
         *(("conv", channels, side, 3, 1) for channels in (8, 16, 32, 64, 128) for side in (8, 32)),
-        *(("conv", channels, 16, 1, 1) for channels in (16, 64, 128, 256)),
+        *(("conv", channels, 16, 3, 1) for channels in (4, 12, 14, 20, 24, 30, 48)),
+        *(("conv", channels, 16, 1, 1) for channels in (16, 22, 64, 128, 256)),
         *(("conv", channels, 16, 5, 1) for channels in (16, 64)),
         *(("conv", channels, 64, 3, 2) for channels in (16, 64)),
         *(("depthwise", channels, side, 3, 1) for channels, side in ((16, 32), (64, 16), (128, 32))),

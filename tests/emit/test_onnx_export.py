@@ -227,6 +227,7 @@ def test_an_int8_network_runs_on_integer_kernels_alone(w_bits: int, tmp_path: Pa
     assert kernels["QGemm"] == 1
     assert kernels["QuantizeLinear"] == 1
     assert kernels["DequantizeLinear"] == 0
+    assert kernels["Slice"] == 1
     assert difference(model, exported.path, x) < 0.05
 
 

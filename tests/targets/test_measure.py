@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +51,26 @@ def test_probes_are_valid_and_name_their_kernels(dtype: str) -> None:
 def test_a_law_is_recovered_from_times_that_follow_it() -> None:
     networks = [build(probe).kernels for probe in probes("fp32")]
     truth = np.array([calibrate.PRIOR[term] * 1.3 for term in calibrate.TERM_NAMES])
-    times = calibrate.design(networks, "fp32", calibrate.TILING) @ truth
+    times = calibrate.design(networks, "fp32", calibrate.TILINGS["fp32"]) @ truth
     law = calibrate.fit_law(networks, times, "fp32")
     assert law.kernel_ms(networks[0][0], "fp32") * 4 == pytest.approx(times[0], rel=0.1)
     assert law.spreads["small"].low > 0.8
+
+
+def test_int8_convolutions_off_the_fast_path_cost_more() -> None:
+    networks = [build(probe).kernels for probe in probes("int8")]
+    truth = np.array([calibrate.PRIOR[term] for term in calibrate.TERM_NAMES])
+    law = calibrate.fit_law(networks, calibrate.design(networks, "int8", calibrate.TILINGS["int8"]) @ truth, "int8")
+
+    def ms(inputs: int, outputs: int) -> float:
+        (kernel,) = build(Probe("conv", inputs, 32, 3, dtype="int8")).kernels[:1]
+        weight, macs = (outputs, inputs, 3, 3), outputs * inputs * 9 * 32 * 32
+        return law.kernel_ms(replace(kernel, out_shape=(outputs, 32, 32), weight_shape=weight, macs=macs), "int8")
+
+    pixels_ms = calibrate.PRIOR["unaligned"] * 32 * 32 * 1e-6
+    for inputs, outputs in ((14, 16), (16, 18), (16, 12)):
+        assert ms(inputs, outputs) > ms(16, 16) + 0.3 * pixels_ms
+    assert ms(16, 20) < ms(16, 18)
 
 
 @pytest.fixture
@@ -70,7 +87,7 @@ def made_up() -> dict[str, Law]:
         networks = [build(probe).kernels for probe in probes(dtype)]
         scale = np.array([1.0 if "MACs" not in unit else 1 / faster for unit in calibrate.TERMS.values()])
         prior = np.array(list(calibrate.PRIOR.values()))
-        times = calibrate.design(networks, dtype, calibrate.TILING) @ (prior * scale)
+        times = calibrate.design(networks, dtype, calibrate.TILINGS[dtype]) @ (prior * scale)
         laws[dtype] = calibrate.fit_law(networks, times, dtype)
     return laws
 
