@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ class Finals:
     Attributes:
         executor: Does the work.
         dense: Metrics of the dense model on the validation split.
+        kind_of: Trials of one kind are expected to regain the same share of what they lost.
         baseline: The dense artifact.
         steps: Optimiser steps of the final training of a point with a typical loss, see `training_share`.
         least_steps: No final training is shorter.
@@ -32,6 +33,7 @@ class Finals:
     executor: Executor
     objectives: tuple[Objective, ...]
     dense: Mapping[str, Metric]
+    kind_of: Callable[[Record], object]
     baseline: Point
     steps: int
     least_steps: int
@@ -78,7 +80,7 @@ class _Making:
             if record is None and not executor.busy:
                 record = self._choose(self._chosen)
             if record is None:
-                if not executor.busy and len(self._chosen) < self._wanted(self._chosen):
+                if not executor.busy and len(self._chosen) < self._wanted(self._made(self._chosen)):
                     listener.say("no other plan is expected to add to these points")
                 break
             self._start(record)
@@ -94,10 +96,10 @@ class _Making:
         if done.error is not None:
             finals.listener.say(f"{done.key}: FAILED, no artifact: {done.error}")
 
-    def _wanted(self, known: Sequence[Record]) -> int:
-        """How many are made, as far as the points that are known tell."""
-        made = [losses(self._finals.objectives, point.metrics) for point in self._made(known)]
-        beaten = len(made) - len(non_dominated(made))
+    def _wanted(self, made: Sequence[Made]) -> int:
+        """How many are made, as far as those that are ready tell."""
+        found = [losses(self._finals.objectives, point.metrics) for point in made]
+        beaten = len(found) - len(non_dominated(found))
         return self._finals.points + min(beaten, self._finals.points // 2)
 
     def _made(self, known: Sequence[Record]) -> list[Made]:
@@ -106,11 +108,11 @@ class _Making:
 
     def _choose(self, known: Sequence[Record]) -> Record | None:
         """The next one by what is known; None if enough are made or none is expected to add anything."""
-        if len(self._chosen) >= self._wanted(known):
+        finals, made = self._finals, self._made(known)
+        if len(self._chosen) >= self._wanted(made):
             return None
-        made = self._made(known)
         running = self._chosen[len(known) :]
-        return next_point(self._left, self._finals.objectives, self._finals.dense, made, running)
+        return next_point(self._left, finals.objectives, finals.dense, made, running, finals.kind_of)
 
     def _start(self, record: Record) -> None:
         finals = self._finals

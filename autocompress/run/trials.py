@@ -57,7 +57,7 @@ class Trials:
     executor: Executor
     constraints: tuple[Constraint, ...]
     baselines: tuple[tuple[str, Vector], ...]
-    planned: Callable[[], Sequence[tuple[str, Vector]]]
+    planned: Callable[[Sequence[Record]], Sequence[tuple[str, Vector]]]
     dense: Mapping[str, Metric]
     checkpoints: Path
     listener: Listener
@@ -145,7 +145,7 @@ class _Loop:
             if self._running:
                 # Measuring what to plan takes all workers.
                 return None
-            self._planned = self._trials.planned()
+            self._planned = self._trials.planned(records)
         for label, vector in self._planned:
             if vector not in tried:
                 return vector, label

@@ -2,15 +2,16 @@
 
 Losses and savings of options are added, as if they did not meet: the best structures (blocks, channels, ranks) for
 every latency, size and amount of work, and the best bits for every size, are then found exactly by `additive_front`.
-Structures, whose parts meet, are measured as wholes. They are combined with bits and input sizes by adding losses and
-multiplying ratios, and the combinations are taken that cover most of the front they predict.
+Structures, whose parts meet, are measured as wholes. They are combined with widths of the channels that blocks share,
+bits and input sizes by adding losses and multiplying ratios; of the combinations that cover most of the front they
+predict twice as many as are wanted are measured, and those that then cover most are taken.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autocompress.core.model_info import BlockInfo
@@ -18,20 +19,25 @@ from autocompress.core.pareto import hypervolume, non_dominated
 from autocompress.core.space import Space, Vector
 from autocompress.proxy.sensitivity import Effect, Effects, Sensitivity
 from autocompress.search.additive import additive_front
-from autocompress.search.record import Objective
+from autocompress.search.record import Objective, Record, accuracy_of, lost_share
 
 STRUCTURE_LEVELS = 12
+STREAM_LEVELS = 4
 BIT_LEVELS = 12
 # Losses count by their logarithm between these shares of the loss of a model that knows nothing: below, training
-# brings everything back; above, nothing is left to train.
+# brings everything back; above, nothing is left to train, unless a trial showed otherwise.
 _LOSSES = (0.005, 0.3)
 # Choices are not spread beyond the saving where their added losses reach this share: what they lose together is more.
 _WORST_ADDED = 0.5
+# A trial that lost no more than this share of the accuracy shows that what its options lose can be brought back.
+_BROUGHT_BACK = 0.1
 _RATIO_SCALE = 4.0
 # Costs count up to this: a plan that is only smaller is not worthless for doing as much work as the dense one.
 _WORST_COST = 1.25
-_LEAST_LEFT = 0.05
+_LEAST_LEFT = 0.01
 _STRUCTURE = ("drop", "prune", "shape")
+_MEASURED = 2
+_Groups = list[list[tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -49,31 +55,88 @@ class Part:
     ratios: Mapping[str, float]
 
 
+_NOTHING = Part({}, 0.0, {})
+
+
 def planned_vectors(
-    effects: Effects, options: Sensitivity, blocks: Sequence[BlockInfo], objectives: Sequence[Objective], count: int
+    effects: Effects,
+    options: Sensitivity,
+    blocks: Sequence[BlockInfo],
+    objectives: Sequence[Objective],
+    known: Sequence[Record],
+    count: int,
 ) -> list[tuple[str, Vector]]:
-    """At most `count` named plans that together cover most of the predicted front, the most useful first."""
+    """At most `count` named plans that together cover most of the predicted front, the most useful first.
+
+    Args:
+        effects: Measures whole structures.
+        options: What single options do.
+        blocks: That may be dropped.
+        objectives: Of the run.
+        known: Trials that say how much of a loss training brings back; without the dense model they say nothing.
+        count: How many are wanted.
+    """
     space = effects.space
     named_costs = [o.name for o in objectives if o.name in options.dense.costs]
     table = _Table(space, options, named_costs)
     # Work counts beside the objectives: of two plans that cost the same, the one that does less trains longer.
     costs = list(dict.fromkeys([*named_costs, "macs"]))
-    groups = _structure_groups(space, blocks)
-    worst = _WORST_ADDED * options.chance
+    bearable = _bearable(table, objectives, known) / max(options.chance, 1e-12)
+    worst = max(_WORST_ADDED, bearable) * options.chance
+    groups, shared = _structure_groups(space, blocks)
     structures = _fronts(table, groups, ("macs", "params", "latency_ms"), STRUCTURE_LEVELS, worst)
-    quantizers = [[(place,)] for place in _places(space, ("quantize",))]
-    bits = _fronts(table, quantizers, ("size_bytes",), BIT_LEVELS, worst)
+    wholes = [_NOTHING, *_measured(effects, options, structures)]
+    streams = _fronts(table, shared, ("macs", "params"), STREAM_LEVELS, worst)
+    most = max(_LOSSES[1], bearable)
+    parts = list(_combined(table, blocks, wholes, [{}, *streams], worst))
+    points = [_coordinates(part, options, costs, most) for part in parts]
+    # What adds up only roughly is measured for twice as many as are wanted.
+    found = list(_measured(effects, options, [parts[i].chosen for i in _covering(points, _MEASURED * count)]))
+    chosen = _covering([_coordinates(part, options, costs, most) for part in found], count)
+    return [(f"planned, {_told(found[i], costs)}", _vector(space, found[i].chosen)) for i in chosen]
+
+
+def _combined(
+    table: _Table,
+    blocks: Sequence[BlockInfo],
+    wholes: Sequence[Part],
+    streams: Sequence[Mapping[int, int]],
+    worst: float,
+) -> Collection[Part]:
+    """Every structure with every width of the streams, the best bits for every size and every input size."""
+    space = table.space
+    quantizers = _places(space, ("quantize",))
+    bits = [{}, *_fronts(table, [[(place,)] for place in quantizers], ("size_bytes",), BIT_LEVELS, worst)]
     sizes = [{place: index} for place in _places(space, ("resolution",)) for index in table.usable(place)]
-    nothing = Part({}, 0.0, {})
-    alone = [[nothing, *(table.part(chosen) for chosen in family)] for family in (bits, sizes)]
-    wholes = [nothing, *_measured(effects, options, structures)]
-    parts = [_together(combination) for combination in itertools.product(wholes, *alone)]
-    parts = [part for part in parts if part.chosen]
-    points = [_coordinates(part, options, costs) for part in parts]
-    named: dict[Vector, str] = {}
-    for index in _covering(points, count):
-        named.setdefault(_vector(space, parts[index].chosen), f"planned, {_told(parts[index], costs)}")
-    return [(name, vector) for vector, name in named.items()]
+    alone = [[table.part(chosen) for chosen in family] for family in (streams, [{}, *sizes])]
+    found: dict[Vector, Part] = {}
+    for whole in wholes:
+        left = _undropped(space, blocks, whole, quantizers)
+        stored = [table.part_of(chosen, left, quantizers) for chosen in bits]
+        for combination in itertools.product([whole], stored, *alone):
+            part = _together(combination)
+            if part.chosen:
+                found.setdefault(_vector(space, part.chosen), part)
+    return found.values()
+
+
+def _bearable(table: _Table, objectives: Sequence[Objective], known: Sequence[Record]) -> float:
+    """The largest loss that the options of a trial add up to and that training brought back."""
+    accuracy = accuracy_of(objectives)
+    done = [record for record in known if record.state == "complete"]
+    dense = next((record.metrics for record in done if record.vector == table.space.dense_vector), None)
+    if accuracy is None or dense is None:
+        return 0.0
+    kept = [record.vector for record in done if lost_share(accuracy, record.metrics, dense) <= _BROUGHT_BACK]
+    chosen = [{place: index for place, index in enumerate(vector) if index} for vector in kept]
+    return max(table.part(one).loss for one in chosen if all(table.is_known(p, o) for p, o in one.items()))
+
+
+def _undropped(space: Space, blocks: Sequence[BlockInfo], whole: Part, places: Sequence[int]) -> set[int]:
+    """The places whose layers a structure keeps: what is decided for the others changes nothing."""
+    dropped = {space.decisions[place].target for place in whole.chosen if space.decisions[place].kind == "drop"}
+    gone = {layer for block in blocks if block.name in dropped for layer in block.layers}
+    return {place for place in places if space.decisions[place].target not in gone}
 
 
 def _vector(space: Space, chosen: Mapping[int, int]) -> Vector:
@@ -94,6 +157,7 @@ class _Table:
     """Effects by place and option, relative to the dense plan."""
 
     def __init__(self, space: Space, effects: Sensitivity, objectives: Sequence[str]) -> None:
+        self.space = space
         self._effects = [effects.options[decision.name] for decision in space.decisions]
         self._dense = effects.dense
         self._objectives = objectives
@@ -124,6 +188,24 @@ class _Table:
         }
         return Part(dict(chosen), loss, ratios)
 
+    def part_of(self, chosen: Mapping[int, int], left: Collection[int], places: Sequence[int]) -> Part:
+        """Losses and savings added up where only some places are left, as shares of what those cost together.
+
+        What a place costs is told by its strongest option.
+        """
+        part = self.part({place: option for place, option in chosen.items() if place in left})
+        if len(left) == len(places):
+            return part
+        ratios = {}
+        for cost, ratio in part.ratios.items():
+            most = {p: max((self.saving(p, o, cost) for o in self.usable(p)), default=0.0) for p in places}
+            share = sum(max(0.0, most[p]) for p in left) / max(sum(max(0.0, m) for m in most.values()), 1e-12)
+            ratios[cost] = 1.0 - (1.0 - ratio) / share if share > 0 else 1.0
+        return Part(part.chosen, part.loss, ratios)
+
+    def is_known(self, place: int, option: int) -> bool:
+        return self._effects[place][option] is not None
+
     def _effect(self, place: int, option: int) -> Effect:
         effect = self._effects[place][option]
         assert effect is not None
@@ -134,10 +216,13 @@ def _places(space: Space, kinds: Sequence[str]) -> list[int]:
     return [place for place, decision in enumerate(space.decisions) if decision.kind in kinds]
 
 
-def _structure_groups(space: Space, blocks: Sequence[BlockInfo]) -> list[list[tuple[int, ...]]]:
-    """Groups of alternatives, each a set of places decided together: a block is dropped, or its layers are changed."""
+def _structure_groups(space: Space, blocks: Sequence[BlockInfo]) -> tuple[_Groups, _Groups]:
+    """Groups of alternatives, each a set of places decided together: a block is dropped, or its layers are changed.
+
+    Channels that blocks share are groups apart: what cutting them saves depends on how many blocks are left.
+    """
     left = {place: space.decisions[place] for place in _places(space, _STRUCTURE)}
-    groups: list[list[tuple[int, ...]]] = []
+    groups: _Groups = []
     for block in blocks:
         drop = [place for place, d in left.items() if d.kind == "drop" and d.target == block.name]
         inside = [place for place, d in left.items() if d.kind != "drop" and d.target in block.layers and d.layers == 1]
@@ -145,8 +230,9 @@ def _structure_groups(space: Space, blocks: Sequence[BlockInfo]) -> list[list[tu
             groups.append([*((place,) for place in drop), tuple(inside)])
             for place in (*drop, *inside):
                 del left[place]
-    groups.extend([(place,)] for place in left)
-    return groups
+    shared = [place for place, decision in left.items() if groups and decision.layers > 1]
+    groups.extend([(place,)] for place in left if place not in shared)
+    return groups, [[(place,)] for place in shared]
 
 
 def _fronts(
@@ -200,9 +286,9 @@ def _together(parts: Sequence[Part]) -> Part:
     return Part(_union([part.chosen for part in parts]), sum(part.loss for part in parts), ratios)
 
 
-def _coordinates(part: Part, effects: Sensitivity, costs: Sequence[str]) -> tuple[float, ...]:
-    """Loss and costs by their logarithms; the dense model's costs are 1, a loss of 1 is worthless."""
-    least, most = _LOSSES
+def _coordinates(part: Part, effects: Sensitivity, costs: Sequence[str], most: float) -> tuple[float, ...]:
+    """Loss and costs by their logarithms; the dense model's costs are 1, a loss of 1, at `most`, is worthless."""
+    least = _LOSSES[0]
     share = max(least, (effects.dense.loss + part.loss) / max(effects.chance, 1e-12))
     loss = math.log(share / least) / math.log(most / least)
     return (min(1.0, loss), *(1.0 + math.log(part.ratios.get(cost, 1.0)) / _RATIO_SCALE for cost in costs))

@@ -54,6 +54,16 @@ def losses(objectives: Sequence[Objective], metrics: Mapping[str, Metric]) -> tu
     return tuple(objective.loss(metrics) for objective in objectives)
 
 
+def accuracy_of(objectives: Sequence[Objective]) -> Objective | None:
+    """The objective that training brings back, if it is one."""
+    return next((objective for objective in objectives if objective.name == "accuracy"), None)
+
+
+def lost_share(objective: Objective, metrics: Mapping[str, Metric], dense: Mapping[str, Metric]) -> float:
+    """How much worse than the dense model, as a share of its value; below 0 where better."""
+    return (objective.loss(metrics) - objective.loss(dense)) / max(1e-9, abs(dense[objective.name].value))
+
+
 def front_of(records: Sequence[Record], objectives: Sequence[Objective], fidelity: str) -> list[Record]:
     """The complete records of one fidelity that no other one dominates; fidelities never mix."""
     candidates = [record for record in records if record.state == "complete" and record.fidelity == fidelity]

@@ -136,7 +136,7 @@ def make_trials(
         executor=InProcess(Shared(context, space)),
         constraints=parsed,
         baselines=baselines if baselines is not None else (("dense", space.dense_vector),),
-        planned=list,
+        planned=lambda records: [],
         dense={"accuracy": Metric.exact(50.0, "percent"), **dense_cost(context, space)},
         checkpoints=folder / "checkpoints",
         listener=listener or Told(),

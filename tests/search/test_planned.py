@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from autocompress.core.metric import Metric
 from autocompress.core.rules import build_space, load_rules
 from autocompress.core.space import Space
 from autocompress.proxy.context import Context, Effort
@@ -9,7 +10,7 @@ from autocompress.proxy.cost import cost_of_plan
 from autocompress.proxy.sensitivity import Effect, Effects, Meter, Sensitivity
 from autocompress.run.adapt import adapt_rules
 from autocompress.search.planned import _Table, planned_vectors
-from autocompress.search.record import Objective
+from autocompress.search.record import Objective, Record
 from autocompress.targets.profile import load_target
 from tests.nets import make_task
 
@@ -43,7 +44,7 @@ def test_plans_are_distinct_and_spread_from_little_to_much(
     context: Context, space: Space, effects: Effects, options: Sensitivity
 ) -> None:
     blocks = context.dense.info.blocks
-    planned = planned_vectors(effects, options, blocks, OBJECTIVES, COUNT)
+    planned = planned_vectors(effects, options, blocks, OBJECTIVES, (), COUNT)
     assert 4 <= len(planned) <= COUNT
     vectors = [vector for _, vector in planned]
     assert len(set(vectors)) == len(vectors)
@@ -52,7 +53,8 @@ def test_plans_are_distinct_and_spread_from_little_to_much(
     sizes = [cost_of_plan(space.decode(vector), context).metrics["size_bytes"].value for vector in vectors]
     assert max(sizes) > 1.5 * min(sizes)
     assert max(sizes) < options.dense.costs["size_bytes"]
-    assert planned_vectors(effects, options, blocks, OBJECTIVES, 3) == planned[:3]
+    assert planned_vectors(effects, options, blocks, OBJECTIVES, (), COUNT) == planned
+    assert len(planned_vectors(effects, options, blocks, OBJECTIVES, (), 3)) == 3
 
 
 def test_nothing_is_done_inside_a_block_that_is_dropped(
@@ -60,11 +62,44 @@ def test_nothing_is_done_inside_a_block_that_is_dropped(
 ) -> None:
     blocks = {block.name: block for block in context.dense.info.blocks}
     latency = (Objective("accuracy", True), Objective("latency_ms", False))
-    plans = [space.decode(v) for _, v in planned_vectors(effects, options, tuple(blocks.values()), latency, COUNT)]
+    plans = [space.decode(v) for _, v in planned_vectors(effects, options, tuple(blocks.values()), latency, (), COUNT)]
     dropped = [(plan, blocks[name]) for plan in plans for name in plan.student.drop]
     assert dropped
     for plan, block in dropped:
         assert not {name for name, _ in plan.groups} & set(block.layers)
+
+
+def test_no_bits_are_chosen_for_what_is_dropped(
+    context: Context, space: Space, effects: Effects, options: Sensitivity
+) -> None:
+    blocks = context.dense.info.blocks
+    planned = [vector for _, vector in planned_vectors(effects, options, blocks, OBJECTIVES, (), 3 * COUNT)]
+    inside = {layer: block.name for block in blocks for layer in block.layers}
+    dropped = 0
+    for vector in planned:
+        chosen = {space.decisions[place].name for place, index in enumerate(vector) if index}
+        gone = {layer for layer, block in inside.items() if f"drop:{block}" in chosen}
+        dropped += bool(gone)
+        assert not {f"quantize:{layer}" for layer in gone} & chosen
+    assert dropped
+
+
+def test_plans_go_further_where_a_trial_shows_that_losses_come_back(
+    context: Context, space: Space, effects: Effects, options: Sensitivity
+) -> None:
+    strongest = tuple(len(decision.options) - 1 for decision in space.decisions)
+
+    def smallest(lost: float) -> float:
+        metrics = [{"accuracy": Metric.exact(value, "percent")} for value in (90.0, 90.0 - lost)]
+        vectors = (space.dense_vector, strongest)
+        known = [
+            Record(number, "known", vector, "complete", "short", found, {})
+            for number, (vector, found) in enumerate(zip(vectors, metrics, strict=True))
+        ]
+        planned = planned_vectors(effects, options, context.dense.info.blocks, OBJECTIVES, known, 3 * COUNT)
+        return min(cost_of_plan(space.decode(v), context).metrics["macs"].value for _, v in planned)
+
+    assert smallest(lost=5.0) < 0.8 * smallest(lost=20.0), (smallest(lost=5.0), smallest(lost=20.0))
 
 
 def test_bits_go_where_they_cost_least(context: Context, space: Space, effects: Effects, options: Sensitivity) -> None:
@@ -85,8 +120,8 @@ def test_bits_go_where_they_cost_least(context: Context, space: Space, effects: 
     table[name] = (table[name][0], *(worse(effect) for effect in table[name][1:]))
     spoiled = Sensitivity(options.dense, table, options.chance)
     size = (Objective("accuracy", True), Objective("size_bytes", False))
-    chosen = [v[dearest] for _, v in planned_vectors(effects, spoiled, (), size, COUNT)]
-    plain = [v[dearest] for _, v in planned_vectors(effects, options, (), size, COUNT)]
+    chosen = [v[dearest] for _, v in planned_vectors(effects, spoiled, (), size, (), COUNT)]
+    plain = [v[dearest] for _, v in planned_vectors(effects, options, (), size, (), COUNT)]
     assert sum(chosen) < sum(plain)
     assert 0 in chosen
 
@@ -102,7 +137,7 @@ def test_options_that_cannot_be_applied_are_left_out(
         for decision in space.decisions
     }
     left = Sensitivity(options.dense, table, options.chance)
-    for _, vector in planned_vectors(effects, left, context.dense.info.blocks, OBJECTIVES, COUNT):
+    for _, vector in planned_vectors(effects, left, context.dense.info.blocks, OBJECTIVES, (), COUNT):
         changed = {space.decisions[place].kind for place, index in enumerate(vector) if index}
         assert changed == {"quantize"}
 

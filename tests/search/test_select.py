@@ -132,6 +132,13 @@ def test_losses_within_the_noise_teach_nothing(finished: float) -> None:
     assert next_point([SMALL, MILD], ACCURACY, DENSE, made) is SMALL
 
 
+def test_only_points_of_the_same_kind_teach_what_comes_back() -> None:
+    made = [Made(record(9, 96, 800), metrics(96, 800))] * 3
+    alike, other = (lambda record: None), (lambda record: record.number == 9)
+    assert next_point([SMALL, MILD], ACCURACY, DENSE, made, kind_of=alike) is MILD
+    assert next_point([SMALL, MILD], ACCURACY, DENSE, made, kind_of=other) is SMALL
+
+
 def test_one_objective_is_enough() -> None:
     size = ACCURACY[1:]
     found = next_point([record(1, 50, 400), record(2, 0, 300)], size, DENSE, [Made(SMALL, metrics(70, 350))])
