@@ -114,6 +114,7 @@ class ActivationQuantizer(nn.Module):
     Attributes:
         scale: `[1]`, positive.
         zero_point: `[1]`, an integer in `[0, 2 ** bits - 1]`.
+        rectifies: Whether it stands for a ReLU before it as well, in training.
     """
 
     scale: Tensor
@@ -124,6 +125,7 @@ class ActivationQuantizer(nn.Module):
         self.bits = bits
         self.range_method = range_method
         self.observing = False
+        self.rectifies = False
         self.register_buffer("scale", torch.ones(1))
         self.register_buffer("zero_point", torch.zeros(1))
         self._samples: list[Tensor] = []
@@ -166,7 +168,8 @@ class ActivationQuantizer(nn.Module):
         scale, zero = float(self.scale), float(self.zero_point)
         if not (self.training and torch.is_grad_enabled()):
             return _on_grid(x.float(), scale, -zero, self.levels - zero).to(x.dtype)
-        rounded: Tensor = _RoundThrough.apply(x, scale, -zero, self.levels - zero)  # type: ignore[no-untyped-call]
+        passing = (0.0 if self.rectifies else (-zero - 0.5) * scale), (self.levels - zero + 0.5) * scale
+        rounded: Tensor = _RoundThrough.apply(x, scale, -zero, self.levels - zero, passing)  # type: ignore[no-untyped-call]
         return rounded
 
 
@@ -176,19 +179,22 @@ def _on_grid(x: Tensor, scale: float, low: float, high: float) -> Tensor:
 
 
 class _RoundThrough(torch.autograd.Function):
-    """Rounds to a grid in as few passes over memory as possible; gradients pass where nothing is clipped."""
+    """Rounds to a grid in as few passes over memory as possible; gradients pass between two limits."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float, low: float, high: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: float, low: float, high: float, passing: tuple[float, float]) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.limits = (low - 0.5) * scale, (high + 0.5) * scale
+        ctx.passing = passing
         return _on_grid(x, scale, low, high)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (x,) = ctx.saved_tensors
-        # One pass, where comparisons and a product take eleven times as long in bf16.
-        return torch.ops.aten.hardtanh_backward(gradients[0], x, *ctx.limits), None, None, None
+        # One pass, where comparisons and a product take eleven times as long in bf16; laid out as the input, since
+        # BatchNorm takes five times as long for a gradient in another layout.
+        passed = torch.empty_like(x)
+        torch.ops.aten.hardtanh_backward.grad_input(gradients[0], x, *ctx.passing, grad_input=passed)
+        return passed, None, None, None, None
 
 
 def calibrate_weight(weight: Tensor, op: Quantize, axis: int) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import clip_grad_norm_
 
 from autocompress.compress.quantizer import WeightQuantizer
+from autocompress.compress.rectified import rectified
 from autocompress.errors import RunError
 from autocompress.graph.couple import NORM_MODULES
 from autocompress.proxy.teacher import Teacher, autocast, layout, placed
@@ -74,6 +75,19 @@ def finetune(
     """
     if training.steps <= 0:
         return
+    with rectified(model) if isinstance(model, fx.GraphModule) else nullcontext(model) as trained:
+        _train(trained, teacher, task, training, progress, turn)
+    model.eval()
+
+
+def _train(
+    model: nn.Module,
+    teacher: Teacher,
+    task: Task,
+    training: Training,
+    progress: Callable[[int, int], None] | None,
+    turn: Callable[[], AbstractContextManager[None]],
+) -> None:
     device = torch.device(training.device)
     form = layout(model)
     _move(model, device, form)
