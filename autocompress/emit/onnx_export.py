@@ -93,7 +93,7 @@ def export_onnx(
     if opset not in OPSETS:
         raise UnsupportedError(f"ONNX opset is {opset}; allowed: {OPSETS[0]} to {OPSETS[-1]}")
     folded = fold_batchnorm(model, half=half)
-    inputs = tuple(str(node.target) for node in folded.module.graph.nodes if node.op == "placeholder")
+    inputs = tuple(str(node.target) for node in folded.module.graph.find_nodes(op="placeholder"))
     with torch.no_grad():
         result = folded.module(*example_inputs)
     results = tuple(result) if isinstance(result, (tuple, list)) else (result,)

@@ -115,7 +115,7 @@ def _trace_resized(model: nn.Module, example_inputs: tuple[Tensor, ...], share: 
     (image,) = example_inputs
     size = [resize_side(side, share) for side in image.shape[-2:]]
     module = trace(model, (nn.functional.interpolate(image, size=size, mode="bilinear"),))
-    entry = next(node for node in module.graph.nodes if node.op == "placeholder")
+    entry = module.graph.find_nodes(op="placeholder")[0]
     with module.graph.inserting_after(entry):
         smaller = module.graph.call_function(torch.ops.aten.upsample_bilinear2d.vec, (entry, size, False, None))
     entry.replace_all_uses_with(smaller, delete_user_cb=lambda user: user is not smaller)

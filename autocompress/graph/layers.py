@@ -53,7 +53,7 @@ def matmul_macs(node: fx.Node, batch: int) -> int:
 
 def batch_of(module: fx.GraphModule) -> int:
     """The batch that shapes were recorded with."""
-    return int(next(n.meta["shape"][0] for n in module.graph.nodes if n.op == "placeholder"))
+    return int(module.graph.find_nodes(op="placeholder")[0].meta["shape"][0])
 
 
 def is_matmul(node: fx.Node) -> bool:

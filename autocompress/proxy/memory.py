@@ -22,7 +22,7 @@ def peak_activation_bytes(module: fx.GraphModule, precision: str) -> int:
     last = _last_reads(module, order)
     batch = batch_of(module)
     live: dict[fx.Node, int] = {
-        node: _bytes(module, node, precision, batch) for node in module.graph.nodes if node.op == "placeholder"
+        node: _bytes(module, node, precision, batch) for node in module.graph.find_nodes(op="placeholder")
     }
     peak = sum(live.values())
     for index, step in enumerate(order):
@@ -34,7 +34,7 @@ def peak_activation_bytes(module: fx.GraphModule, precision: str) -> int:
 
 def _last_reads(module: fx.GraphModule, order: tuple[Step, ...]) -> dict[fx.Node, int]:
     """For every stored tensor the index of the last kernel that reads it, views followed back to their source."""
-    stored = {step.out for step in order} | {n for n in module.graph.nodes if n.op == "placeholder"}
+    stored = {step.out for step in order} | set(module.graph.find_nodes(op="placeholder"))
     last: dict[fx.Node, int] = {}
     for index, step in enumerate(order):
         for read in step.reads:
