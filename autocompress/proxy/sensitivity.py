@@ -22,7 +22,7 @@ from autocompress.core.plan import Prune, Quantize, Sparsify
 from autocompress.core.space import Space, Vector
 from autocompress.errors import AutoCompressError, RunError
 from autocompress.proxy.context import Context
-from autocompress.proxy.cost import cost_of_model
+from autocompress.proxy.cost import cost_of_model, cost_of_plan
 from autocompress.proxy.evaluate import realise
 from autocompress.tasks.tree import map_tensors
 
@@ -91,6 +91,16 @@ class Meter:
             metrics = cost_of_model(module, self._context).metrics
         return Effect(loss, {name: metrics[name].value for name in COSTS})
 
+    def costs(self, vector: Vector) -> dict[str, float]:
+        """Those of `COSTS` from the tables alone.
+
+        Raises:
+            AutoCompressError: the plan cannot be applied.
+        """
+        with self._context.working():
+            metrics = cost_of_plan(self.space.decode(vector), self._context).metrics
+        return {name: metrics[name].value for name in COSTS}
+
     @property
     def chance(self) -> float:
         """The loss of a model that gives its mean output for every sample."""
@@ -143,6 +153,14 @@ class Effects:
             if progress is not None:
                 progress(done + 1, len(todo))
         return [self._known[_name(vector)] for vector in vectors]
+
+    def costs_of(self, vector: Vector) -> dict[str, float]:
+        """What a plan costs by the tables; its loss is not measured.
+
+        Raises:
+            AutoCompressError: the plan cannot be applied.
+        """
+        return self._meter.costs(vector)
 
     def of_options(self, progress: Callable[[int, int], None] | None = None) -> Sensitivity:
         """What every option does with all other decisions at their first.

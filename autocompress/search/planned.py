@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autocompress.core.model_info import BlockInfo
 from autocompress.core.pareto import hypervolume, non_dominated
@@ -54,6 +54,10 @@ class Part:
     loss: float
     ratios: Mapping[str, float]
 
+    def taking(self, cost: str, share: float) -> Part:
+        """The same with another share of one cost."""
+        return Part(self.chosen, self.loss, {**self.ratios, cost: share})
+
 
 _NOTHING = Part({}, 0.0, {})
 
@@ -78,25 +82,61 @@ def planned_vectors(
     """
     space = effects.space
     named_costs = [o.name for o in objectives if o.name in options.dense.costs]
-    table = _Table(space, options, named_costs)
+    base = _base(effects, options)
+    table = _Table(space, _based(effects, options, base), named_costs)
     # Work counts beside the objectives: of two plans that cost the same, the one that does less trains longer.
     costs = list(dict.fromkeys([*named_costs, "macs"]))
     bearable = _bearable(table, objectives, known) / max(options.chance, 1e-12)
     worst = max(_WORST_ADDED, bearable) * options.chance
     groups, shared = _structure_groups(space, blocks)
     structures = _fronts(table, groups, ("macs", "params", "latency_ms"), STRUCTURE_LEVELS, worst)
-    wholes = [_NOTHING, *_measured(effects, options, structures)]
+    wholes = [_NOTHING, *_measured(effects, structures, base)]
     streams = _fronts(table, shared, ("macs", "params"), STREAM_LEVELS, worst)
     most = max(_LOSSES[1], bearable)
-    parts = list(_combined(table, blocks, wholes, [{}, *streams], worst))
+    parts = list(_combined(effects, table, blocks, wholes, [{}, *streams], worst))
     points = [_coordinates(part, options, costs, most) for part in parts]
     # What adds up only roughly is measured for twice as many as are wanted.
-    found = list(_measured(effects, options, [parts[i].chosen for i in _covering(points, _MEASURED * count)]))
+    found = list(_measured(effects, [parts[i].chosen for i in _covering(points, _MEASURED * count)], {}))
     chosen = _covering([_coordinates(part, options, costs, most) for part in found], count)
     return [(f"planned, {_told(found[i], costs)}", _vector(space, found[i].chosen)) for i in chosen]
 
 
+def _base(effects: Effects, options: Sensitivity) -> dict[int, int]:
+    """The mildest bits everywhere if they save time: structures are then chosen by what they save beside them.
+
+    Integer kernels take other widths than those for floats; a structure that is never shipped in floats is not judged
+    in them.
+    """
+    space = effects.space
+    places = _places(space, ("quantize",))
+    if any(options.options[space.decisions[place].name][1:][:1] in ((), (None,)) for place in places):
+        return {}
+    base = dict.fromkeys(places, 1)
+    costs = effects.costs_of(_vector(space, base))
+    return base if costs["latency_ms"] < options.dense.costs["latency_ms"] else {}
+
+
+def _based(effects: Effects, options: Sensitivity, base: Mapping[int, int]) -> Sensitivity:
+    """The same losses, and for structures the costs that they save beside the bits of the base."""
+    if not base:
+        return options
+    space, dense = effects.space, options.dense.costs
+    start = effects.costs_of(_vector(space, base))
+    found = dict(options.options)
+    for place in _places(space, _STRUCTURE):
+        name = space.decisions[place].name
+        told = []
+        for index, effect in enumerate(found[name]):
+            if index and effect is not None:
+                costs = effects.costs_of(_vector(space, {**base, place: index}))
+                effect = Effect(effect.loss, {cost: dense[cost] * costs[cost] / start[cost] for cost in dense})
+            told.append(effect)
+        found[name] = tuple(told)
+    return replace(options, options=found)
+
+
 def _combined(
+    effects: Effects,
     table: _Table,
     blocks: Sequence[BlockInfo],
     wholes: Sequence[Part],
@@ -107,12 +147,17 @@ def _combined(
     space = table.space
     quantizers = _places(space, ("quantize",))
     bits = [{}, *_fronts(table, [[(place,)] for place in quantizers], ("size_bytes",), BIT_LEVELS, worst)]
+    # A layer in integers between two in floats pays for the way there and back: time does not add up.
+    shares = [table.share(effects.costs_of(_vector(space, chosen)), "latency_ms") for chosen in bits]
     sizes = [{place: index} for place in _places(space, ("resolution",)) for index in table.usable(place)]
     alone = [[table.part(chosen) for chosen in family] for family in (streams, [{}, *sizes])]
     found: dict[Vector, Part] = {}
     for whole in wholes:
         left = _undropped(space, blocks, whole, quantizers)
-        stored = [table.part_of(chosen, left, quantizers) for chosen in bits]
+        stored = [
+            table.part_of(chosen, left, quantizers).taking("latency_ms", share)
+            for chosen, share in zip(bits, shares, strict=True)
+        ]
         for combination in itertools.product([whole], stored, *alone):
             part = _together(combination)
             if part.chosen:
@@ -143,14 +188,15 @@ def _vector(space: Space, chosen: Mapping[int, int]) -> Vector:
     return tuple(chosen.get(place, 0) for place in range(len(space.decisions)))
 
 
-def _measured(effects: Effects, options: Sensitivity, family: Sequence[Mapping[int, int]]) -> Iterator[Part]:
-    """The plans of a family measured as wholes; those that cannot be applied are left out."""
-    dense = options.dense
-    measured = effects.of([_vector(effects.space, chosen) for chosen in family])
+def _measured(effects: Effects, family: Sequence[Mapping[int, int]], base: Mapping[int, int]) -> Iterator[Part]:
+    """The plans of a family measured as wholes beside a base; those that cannot be applied are left out."""
+    vectors = [_vector(effects.space, {**base, **chosen}) for chosen in ({}, *family)]
+    start, *measured = effects.of(vectors)
+    assert start is not None
     for chosen, effect in zip(family, measured, strict=True):
         if effect is not None:
-            ratios = {cost: effect.costs[cost] / max(dense.costs[cost], 1e-12) for cost in dense.costs}
-            yield Part(chosen, max(0.0, effect.loss - dense.loss), ratios)
+            ratios = {cost: effect.costs[cost] / max(start.costs[cost], 1e-12) for cost in start.costs}
+            yield Part(chosen, max(0.0, effect.loss - start.loss), ratios)
 
 
 class _Table:
@@ -202,6 +248,9 @@ class _Table:
             share = sum(max(0.0, most[p]) for p in left) / max(sum(max(0.0, m) for m in most.values()), 1e-12)
             ratios[cost] = 1.0 - (1.0 - ratio) / share if share > 0 else 1.0
         return Part(part.chosen, part.loss, ratios)
+
+    def share(self, costs: Mapping[str, float], cost: str) -> float:
+        return costs[cost] / max(self._dense.costs[cost], 1e-12)
 
     def is_known(self, place: int, option: int) -> bool:
         return self._effects[place][option] is not None
