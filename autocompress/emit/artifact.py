@@ -55,12 +55,11 @@ class _Rounding(nn.Module):
 
     def __init__(self, quantizer: ActivationQuantizer) -> None:
         super().__init__()
-        scale, zero_point = quantizer.scale.detach().clamp_min(1e-12).float(), int(quantizer.zero_point)
-        self.scale, self.inverse = float(scale), float(1.0 / scale)
+        self.scale, zero_point = float(quantizer.scale), int(quantizer.zero_point)
         self.low, self.high = -zero_point, quantizer.levels - zero_point
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x.float() * self.inverse).round().clamp(self.low, self.high) * self.scale).type_as(x)
+        return ((x.float() / self.scale).round().clamp(self.low, self.high) * self.scale).type_as(x)
 
 
 def check_artifact_id(name: str) -> str:

@@ -91,14 +91,13 @@ class Meter:
             metrics = cost_of_model(module, self._context).metrics
         return Effect(loss, {name: metrics[name].value for name in COSTS})
 
-    def costs(self, vector: Vector) -> dict[str, float]:
-        """Those of `COSTS` from the tables alone.
-
-        Raises:
-            AutoCompressError: the plan cannot be applied.
-        """
+    def costs(self, vector: Vector) -> dict[str, float] | None:
+        """Those of `COSTS` from the tables alone, None if the plan cannot be applied."""
         with self._context.working():
-            metrics = cost_of_plan(self.space.decode(vector), self._context).metrics
+            try:
+                metrics = cost_of_plan(self.space.decode(vector), self._context).metrics
+            except AutoCompressError:
+                return None
         return {name: metrics[name].value for name in COSTS}
 
     @property
@@ -154,12 +153,8 @@ class Effects:
                 progress(done + 1, len(todo))
         return [self._known[_name(vector)] for vector in vectors]
 
-    def costs_of(self, vector: Vector) -> dict[str, float]:
-        """What a plan costs by the tables; its loss is not measured.
-
-        Raises:
-            AutoCompressError: the plan cannot be applied.
-        """
+    def costs_of(self, vector: Vector) -> dict[str, float] | None:
+        """What a plan costs by the tables, its loss left unmeasured; None if it cannot be applied."""
         return self._meter.costs(vector)
 
     def of_options(self, progress: Callable[[int, int], None] | None = None) -> Sensitivity:

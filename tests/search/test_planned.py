@@ -4,12 +4,13 @@ import pytest
 
 from autocompress.core.metric import Metric
 from autocompress.core.rules import build_space, load_rules
-from autocompress.core.space import Space
+from autocompress.core.space import Space, Vector
 from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.proxy.sensitivity import Effect, Effects, Meter, Sensitivity
 from autocompress.run.adapt import adapt_rules
-from autocompress.search.planned import _Table, planned_vectors
+from autocompress.search.parts import Table, base_of, based, places_of
+from autocompress.search.planned import planned_vectors
 from autocompress.search.record import Objective, Record
 from autocompress.targets.profile import load_target
 from tests.nets import make_task
@@ -150,9 +151,32 @@ def test_what_takes_longer_saves_no_work(space: Space, options: Sensitivity) -> 
         return effect and Effect(effect.loss, {**effect.costs, "latency_ms": options.dense.costs["latency_ms"] * 1.1})
 
     effects = {**options.options, name: (options.dense, *(slower(each) for each in options.options[name][1:]))}
-    table = _Table(space, Sensitivity(options.dense, effects, options.chance), ["size_bytes"])
+    table = Table(space, Sensitivity(options.dense, effects, options.chance), ["size_bytes"])
     every = list(range(1, len(space.decisions[place].options)))
     assert table.usable(place, "params") == every
     assert table.usable(place, "macs") == []
     # Who asks for fewer MACs gets them.
-    assert _Table(space, Sensitivity(options.dense, effects, options.chance), ["macs"]).usable(place, "macs") == every
+    assert Table(space, Sensitivity(options.dense, effects, options.chance), ["macs"]).usable(place, "macs") == every
+
+
+def test_structures_are_judged_beside_bits_where_those_save_time(
+    space: Space, effects: Effects, options: Sensitivity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantizers, prunes = (places_of(space, (kind,)) for kind in ("quantize", "prune"))
+    dense = options.dense.costs
+
+    def integers_need_whole_widths(vector: Vector) -> dict[str, float]:
+        quantized, pruned = (any(vector[place] for place in places) for places in (quantizers, prunes))
+        return {**dense, "latency_ms": dense["latency_ms"] * (0.5 if quantized else 1.0) * (2.0 if pruned else 1.0)}
+
+    assert base_of(effects, options) == {}  # fewer bits save no time on this board
+    assert based(effects, options, {}) is options
+    monkeypatch.setattr(effects, "costs_of", integers_need_whole_widths)
+    base = base_of(effects, options)
+    assert base == dict.fromkeys(quantizers, 1)
+    table = Table(space, based(effects, options, base), ["latency_ms"])
+    for place in prunes:
+        for index in table.usable(place):
+            assert table.saving(place, index, "latency_ms") == pytest.approx(-dense["latency_ms"])
+    monkeypatch.setattr(effects, "costs_of", lambda vector: None)
+    assert base_of(effects, options) == {}

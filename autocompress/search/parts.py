@@ -1,0 +1,156 @@
+"""What options do, added up: the parts that plans are put together from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from autocompress.core.space import Space, Vector
+from autocompress.proxy.sensitivity import Effect, Effects, Sensitivity
+
+STRUCTURE = ("drop", "prune", "shape")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some decisions with what they are expected to do together.
+
+    Attributes:
+        chosen: Option by place of the decision.
+        loss: Sum of the losses that the options add to the dense plan's.
+        ratios: By cost, the share of the dense cost that is left.
+    """
+
+    chosen: Mapping[int, int]
+    loss: float
+    ratios: Mapping[str, float]
+
+    def taking(self, cost: str, share: float) -> Part:
+        """The same with another share of one cost."""
+        return Part(self.chosen, self.loss, {**self.ratios, cost: share})
+
+
+class Table:
+    """Effects by place and option, relative to the dense plan."""
+
+    def __init__(self, space: Space, effects: Sensitivity, objectives: Sequence[str]) -> None:
+        """Reads the effects; `objectives` are the costs that a run asks for."""
+        self.space = space
+        self._effects = [effects.options[decision.name] for decision in space.decisions]
+        self._dense = effects.dense
+        self._objectives = objectives
+
+    def usable(self, place: int, cost: str | None = None) -> list[int]:
+        """The options beside the first that could be applied.
+
+        Work stands for what the tables do not see; what the tables see to take longer does not save any. Factors, for
+        one, halve the MACs of a small layer and double its time.
+        """
+        found = [index for index, effect in enumerate(self._effects[place]) if index and effect is not None]
+        if cost != "macs" or "macs" in self._objectives:
+            return found
+        return [index for index in found if self.saving(place, index, "latency_ms") >= 0.0]
+
+    def loss(self, place: int, option: int) -> float:
+        """What an option adds to the loss of the dense plan."""
+        return max(0.0, self._effect(place, option).loss - self._dense.loss)
+
+    def saving(self, place: int, option: int, cost: str) -> float:
+        """What an option takes off a cost of the dense plan; negative where it adds to it."""
+        return self._dense.costs[cost] - self._effect(place, option).costs[cost]
+
+    def part(self, chosen: Mapping[int, int]) -> Part:
+        """Losses and savings added up."""
+        loss = sum(self.loss(place, option) for place, option in chosen.items())
+        ratios = {
+            cost: 1.0 - sum(self.saving(p, o, cost) for p, o in chosen.items()) / max(dense, 1e-12)
+            for cost, dense in self._dense.costs.items()
+        }
+        return Part(dict(chosen), loss, ratios)
+
+    def part_of(self, chosen: Mapping[int, int], left: Collection[int], places: Sequence[int]) -> Part:
+        """Losses and savings added up where only some places are left, as shares of what those cost together.
+
+        What a place costs is told by its strongest option.
+        """
+        part = self.part({place: option for place, option in chosen.items() if place in left})
+        if len(left) == len(places):
+            return part
+        ratios = {}
+        for cost, ratio in part.ratios.items():
+            most = {p: max((self.saving(p, o, cost) for o in self.usable(p)), default=0.0) for p in places}
+            share = sum(max(0.0, most[p]) for p in left) / max(sum(max(0.0, m) for m in most.values()), 1e-12)
+            ratios[cost] = 1.0 - (1.0 - ratio) / share if share > 0 else 1.0
+        return Part(part.chosen, part.loss, ratios)
+
+    def share(self, costs: Mapping[str, float], cost: str) -> float:
+        """What is left of a dense cost."""
+        return costs[cost] / max(self._dense.costs[cost], 1e-12)
+
+    def is_known(self, place: int, option: int) -> bool:
+        """Whether an option could be applied alone."""
+        return self._effects[place][option] is not None
+
+    def _effect(self, place: int, option: int) -> Effect:
+        effect = self._effects[place][option]
+        assert effect is not None
+        return effect
+
+
+def base_of(effects: Effects, options: Sensitivity) -> dict[int, int]:
+    """The mildest bits everywhere if they save time, else nothing.
+
+    Structures are chosen by what they save beside them: integer kernels take other widths than those for floats, and a
+    structure that is never shipped in floats is not judged in them.
+    """
+    space = effects.space
+    places = places_of(space, ("quantize",))
+    firsts = [options.options[space.decisions[place].name][1:2] for place in places]
+    base = dict.fromkeys(places, 1) if all(first and first[0] is not None for first in firsts) else {}
+    costs = effects.costs_of(vector_of(space, base))
+    faster = costs is not None and costs["latency_ms"] < options.dense.costs["latency_ms"]
+    return base if faster else {}
+
+
+def based(effects: Effects, options: Sensitivity, base: Mapping[int, int]) -> Sensitivity:
+    """The same losses, and for structures the costs that they save beside the bits of the base."""
+    start = effects.costs_of(vector_of(effects.space, base)) if base else None
+    if start is None:
+        return options
+    space, dense = effects.space, options.dense.costs
+
+    def beside(place: int, index: int, effect: Effect | None) -> Effect | None:
+        costs = effects.costs_of(vector_of(space, {**base, place: index})) if effect is not None else None
+        if effect is None or costs is None:
+            return None
+        return Effect(effect.loss, {cost: dense[cost] * costs[cost] / max(start[cost], 1e-12) for cost in dense})
+
+    found = dict(options.options)
+    for place in places_of(space, STRUCTURE):
+        first, *rest = found[space.decisions[place].name]
+        told = (beside(place, index, effect) for index, effect in enumerate(rest, start=1))
+        found[space.decisions[place].name] = (first, *told)
+    return replace(options, options=found)
+
+
+def places_of(space: Space, kinds: Sequence[str]) -> list[int]:
+    """The places of the decisions of some kinds."""
+    return [place for place, decision in enumerate(space.decisions) if decision.kind in kinds]
+
+
+def vector_of(space: Space, chosen: Mapping[int, int]) -> Vector:
+    """The plan with these options and the first one elsewhere."""
+    return tuple(chosen.get(place, 0) for place in range(len(space.decisions)))
+
+
+def union(chosen: Iterable[Mapping[int, int]]) -> dict[int, int]:
+    """All choices in one."""
+    return {place: option for one in chosen for place, option in one.items()}
+
+
+def together(parts: Sequence[Part]) -> Part:
+    """Losses add, shares of the costs multiply."""
+    costs = {cost for part in parts for cost in part.ratios}
+    ratios = {cost: math.prod(part.ratios.get(cost, 1.0) for part in parts) for cost in costs}
+    return Part(union(part.chosen for part in parts), sum(part.loss for part in parts), ratios)
