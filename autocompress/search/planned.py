@@ -223,4 +223,7 @@ def _covering(points: Sequence[tuple[float, ...]], count: int) -> list[int]:
 
 
 def _told(part: Part, costs: Sequence[str]) -> str:
-    return ", ".join(f"{name.split('_')[0]} 1/{1.0 / part.ratios.get(name, 1.0):.2g}" for name in costs)
+    times = {name: 1.0 / part.ratios.get(name, 1.0) for name in costs}
+    return ", ".join(
+        f"{name.split('_')[0]} 1/{value:{'.0f' if value >= 10 else '.2g'}}" for name, value in times.items()
+    )
