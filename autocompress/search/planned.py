@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from autocompress.core.model_info import BlockInfo
 from autocompress.core.pareto import hypervolume, non_dominated
@@ -24,9 +25,11 @@ from autocompress.search.record import Objective, Record, accuracy_of, lost_shar
 STRUCTURE_LEVELS = 12
 STREAM_LEVELS = 4
 BIT_LEVELS = 12
-# Losses count by their logarithm between these shares of the loss of a model that knows nothing: below, training
-# brings everything back; above, nothing is left to train, unless a trial showed otherwise.
-_LOSSES = (0.005, 0.3)
+# Losses count by their logarithm between shares of the loss of a model that knows nothing. Below the first of these
+# training brings everything back on hard tasks; where too few plans are left by that, smaller losses count as well.
+_LEAST_LOSSES = (0.005, 0.0005, 0.00005)
+# Above this nothing is left to train, unless a trial showed otherwise.
+_MOST_LOSS = 0.3
 # Choices are not spread beyond the saving where their added losses reach this share: what they lose together is more.
 _WORST_ADDED = 0.5
 # A trial that lost no more than this share of the accuracy shows that what its options lose can be brought back.
@@ -72,13 +75,13 @@ def planned_vectors(
     structures = _fronts(table, groups, ("macs", "params", "latency_ms"), STRUCTURE_LEVELS, worst)
     wholes = [_NOTHING, *_measured(effects, structures, base)]
     streams = _fronts(table, shared, ("macs", "params"), STREAM_LEVELS, worst)
-    most = max(_LOSSES[1], bearable)
+    most = max(_MOST_LOSS, bearable)
     parts = list(_combined(effects, table, blocks, wholes, [{}, *streams], worst))
-    points = [_coordinates(part, options, costs, most) for part in parts]
+    scale = _Scale(options.dense.loss, options.chance, most, costs)
     # What adds up only roughly is measured for twice as many as are wanted.
-    found = list(_measured(effects, [parts[i].chosen for i in _covering(points, _MEASURED * count)], {}))
-    chosen = _covering([_coordinates(part, options, costs, most) for part in found], count)
-    return [(f"planned, {_told(found[i], costs)}", vector_of(space, found[i].chosen)) for i in chosen]
+    found = list(_measured(effects, [parts[i].chosen for i in _covering(parts, scale, _MEASURED * count)], {}))
+    chosen = [found[i] for i in _covering(found, scale, count)]
+    return [(f"planned, {_told(part, costs)}", vector_of(space, part.chosen)) for part in chosen]
 
 
 def _combined(
@@ -200,25 +203,36 @@ def _kept(parts: Sequence[Part], cost: str) -> list[dict[int, int]]:
     return [dict(parts[index].chosen) for index in kept]
 
 
-def _coordinates(part: Part, effects: Sensitivity, costs: Sequence[str], most: float) -> tuple[float, ...]:
-    """Loss and costs by their logarithms; the dense model's costs are 1, a loss of 1, at `most`, is worthless."""
-    least = _LOSSES[0]
-    share = max(least, (effects.dense.loss + part.loss) / max(effects.chance, 1e-12))
-    loss = math.log(share / least) / math.log(most / least)
-    return (min(1.0, loss), *(1.0 + math.log(part.ratios.get(cost, 1.0)) / _RATIO_SCALE for cost in costs))
+@dataclass(frozen=True)
+class _Scale:
+    """How losses and costs count: the dense model's costs are 1, a loss of 1, at `most`, is worthless."""
+
+    dense: float
+    chance: float
+    most: float
+    costs: Sequence[str]
+
+    def coordinates(self, part: Part, least: float) -> tuple[float, ...]:
+        """Loss and costs by their logarithms."""
+        share = max(least, (self.dense + part.loss) / max(self.chance, 1e-12))
+        loss = math.log(share / least) / math.log(self.most / least)
+        ratios = (1.0 + math.log(part.ratios.get(cost, 1.0)) / _RATIO_SCALE for cost in self.costs)
+        return (min(1.0, loss), *ratios)
 
 
-def _covering(points: Sequence[tuple[float, ...]], count: int) -> list[int]:
-    """Greedily, the points that add most hypervolume."""
-    left = non_dominated(points)
+def _covering(parts: Sequence[Part], scale: _Scale, count: int) -> list[int]:
+    """Greedily, the parts that add most hypervolume; by ever smaller losses, until they are enough."""
     chosen: list[int] = []
-    width = len(points[0]) if points else 0
+    width = 1 + len(scale.costs)
     reference, dense = [1.0, *[_WORST_COST] * (width - 1)], (0.0, *[1.0] * (width - 1))
-    while left and len(chosen) < count:
-        ready = [dense, *(points[index] for index in chosen)]
-        best = max(left, key=lambda index: (hypervolume([*ready, points[index]], reference), -index))
-        chosen.append(best)
-        left.remove(best)
+    for least in _LEAST_LOSSES:
+        points = [scale.coordinates(part, least) for part in parts]
+        left = [index for index in non_dominated(points) if index not in chosen]
+        while left and len(chosen) < count:
+            ready = [dense, *(points[index] for index in chosen)]
+            best = max(left, key=lambda index: (hypervolume([*ready, points[index]], reference), -index))
+            chosen.append(best)
+            left.remove(best)
     return chosen
 
 
