@@ -10,6 +10,8 @@ from autocompress.core.space import Space, Vector
 from autocompress.proxy.sensitivity import Effect, Effects, Sensitivity
 
 STRUCTURE = ("drop", "prune", "shape")
+# Savings that meet may add up to more than there is; so much is left of any cost.
+_LEAST_LEFT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Table:
         """Losses and savings added up."""
         loss = sum(self.loss(place, option) for place, option in chosen.items())
         ratios = {
-            cost: 1.0 - sum(self.saving(p, o, cost) for p, o in chosen.items()) / max(dense, 1e-12)
+            cost: max(_LEAST_LEFT, 1.0 - sum(self.saving(p, o, cost) for p, o in chosen.items()) / max(dense, 1e-12))
             for cost, dense in self._dense.costs.items()
         }
         return Part(dict(chosen), loss, ratios)
@@ -81,7 +83,7 @@ class Table:
         for cost, ratio in part.ratios.items():
             most = {p: max((self.saving(p, o, cost) for o in self.usable(p)), default=0.0) for p in places}
             share = sum(max(0.0, most[p]) for p in left) / max(sum(max(0.0, m) for m in most.values()), 1e-12)
-            ratios[cost] = 1.0 - (1.0 - ratio) / share if share > 0 else 1.0
+            ratios[cost] = max(_LEAST_LEFT, 1.0 - (1.0 - ratio) / share) if share > 0 else 1.0
         return Part(part.chosen, part.loss, ratios)
 
     def share(self, costs: Mapping[str, float], cost: str) -> float:

@@ -40,8 +40,6 @@ _WORST_COST = 1.25
 _LEAST_LEFT = 0.01
 _MEASURED = 2
 _Groups = list[list[tuple[int, ...]]]
-
-
 _NOTHING = Part({}, 0.0, {})
 
 
@@ -75,9 +73,8 @@ def planned_vectors(
     structures = _fronts(table, groups, ("macs", "params", "latency_ms"), STRUCTURE_LEVELS, worst)
     wholes = [_NOTHING, *_measured(effects, structures, base)]
     streams = _fronts(table, shared, ("macs", "params"), STREAM_LEVELS, worst)
-    most = max(_MOST_LOSS, bearable)
     parts = list(_combined(effects, table, blocks, wholes, [{}, *streams], worst))
-    scale = _Scale(options.dense.loss, options.chance, most, costs)
+    scale = _Scale(options.dense.loss, options.chance, max(_MOST_LOSS, bearable), costs)
     # What adds up only roughly is measured for twice as many as are wanted.
     found = list(_measured(effects, [parts[i].chosen for i in _covering(parts, scale, _MEASURED * count)], {}))
     chosen = [found[i] for i in _covering(found, scale, count)]
@@ -137,9 +134,8 @@ def _measured(effects: Effects, family: Sequence[Mapping[int, int]], base: Mappi
     """The plans of a family measured as wholes beside a base; those that cannot be applied are left out."""
     vectors = [vector_of(effects.space, {**base, **chosen}) for chosen in ({}, *family)]
     start, *measured = effects.of(vectors)
-    assert start is not None
     for chosen, effect in zip(family, measured, strict=True):
-        if effect is not None:
+        if start is not None and effect is not None:
             ratios = {cost: effect.costs[cost] / max(start.costs[cost], 1e-12) for cost in start.costs}
             yield Part(chosen, max(0.0, effect.loss - start.loss), ratios)
 

@@ -180,3 +180,13 @@ def test_structures_are_judged_beside_bits_where_those_save_time(
             assert table.saving(place, index, "latency_ms") == pytest.approx(-dense["latency_ms"])
     monkeypatch.setattr(effects, "costs_of", lambda vector: None)
     assert base_of(effects, options) == {}
+
+
+def test_savings_that_add_up_to_more_than_all_leave_a_little(space: Space, options: Sensitivity) -> None:
+    free = Effect(options.dense.loss, dict.fromkeys(options.dense.costs, 0.0))
+    effects = {name: (options.dense, *(free for _ in rest)) for name, (_, *rest) in options.options.items()}
+    table = Table(space, Sensitivity(options.dense, effects, options.chance), ["size_bytes"])
+    every = list(range(len(space.decisions)))
+    everything = dict.fromkeys(every, 1)
+    for part in (table.part(everything), table.part_of(everything, every[:2], every)):
+        assert all(0.0 < ratio < 0.01 for ratio in part.ratios.values())
