@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from autocompress.core.decision import Decision, Option, strength
+from autocompress.core.metric import Metric
 from autocompress.core.plan import Prune, Quantize, Sparsify
 from autocompress.core.space import Space, Vector
 from autocompress.errors import AutoCompressError, RunError
@@ -89,7 +90,7 @@ class Meter:
             with torch.no_grad():
                 loss = _distance(module(*self._judged), self._wanted, self._context)
             metrics = cost_of_model(module, self._context).metrics
-        return Effect(loss, {name: metrics[name].value for name in COSTS})
+        return Effect(loss, _costs(metrics))
 
     def costs(self, vector: Vector) -> dict[str, float] | None:
         """Those of `COSTS` from the tables alone, None if the plan cannot be applied."""
@@ -98,7 +99,7 @@ class Meter:
                 metrics = cost_of_plan(self.space.decode(vector), self._context).metrics
             except AutoCompressError:
                 return None
-        return {name: metrics[name].value for name in COSTS}
+        return _costs(metrics)
 
     @property
     def chance(self) -> float:
@@ -175,6 +176,10 @@ class Effects:
             for place, decision in enumerate(self.space.decisions)
         }
         return Sensitivity(dense, options, self._meter.chance)
+
+
+def _costs(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    return {name: metrics[name].value for name in COSTS}
 
 
 def _name(vector: Vector) -> str:

@@ -175,19 +175,23 @@ class Driver:
         return {"accuracy": Metric.exact(accuracy, task.metric_unit), **dense_cost(self.context, self.space)}
 
     def _trials(self, study: Study, dense: Mapping[str, Metric], executor: Executor) -> Trials:
-        uniform = [(label, self.space.encode(plan)) for label, plan in self.space.uniform_plans()]
         return Trials(
             study=study,
             space=self.space,
             controller=make_controller(self.settings.controller, self.space, self.objectives, self.settings.seed),
             executor=executor,
             constraints=self.constraints,
-            baselines=((DENSE, self.space.dense_vector), *uniform),
+            baselines=self._baselines(),
             planned=partial(self._planned, executor),
             dense=dense,
             checkpoints=self.folder / CHECKPOINTS,
             listener=self.listener,
         )
+
+    def _baselines(self) -> tuple[tuple[str, Vector], ...]:
+        """The plans that every search begins with, by name."""
+        uniform = ((label, self.space.encode(plan)) for label, plan in self.space.uniform_plans())
+        return ((DENSE, self.space.dense_vector), *uniform)
 
     def _planned(self, executor: Executor, records: Sequence[Record]) -> list[tuple[str, Vector]]:
         """Plans from the effects of single options, which are measured once and kept in the run folder.
@@ -197,7 +201,7 @@ class Driver:
         self.listener.say("measuring what every option does alone")
         effects = effects_by(executor, self.shared, self.folder / SENSITIVITY)
         options = effects.of_options(lambda done, total: self.listener.step("options measured", done, total))
-        baselines = {self.space.dense_vector, *(self.space.encode(plan) for _, plan in self.space.uniform_plans())}
+        baselines = {vector for _, vector in self._baselines()}
         known = [record for record in records if record.vector in baselines]
         return planned_vectors(effects, options, self.context.dense.info.blocks, self.objectives, known, PLANNED)
 

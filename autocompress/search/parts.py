@@ -11,7 +11,7 @@ from autocompress.proxy.sensitivity import Effect, Effects, Sensitivity
 
 STRUCTURE = ("drop", "prune", "shape")
 # Savings that meet may add up to more than there is; so much is left of any cost.
-_LEAST_LEFT = 1e-4
+_LEAST_SHARE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Table:
         self._effects = [effects.options[decision.name] for decision in space.decisions]
         self._dense = effects.dense
         self._objectives = objectives
+        self._largest: dict[tuple[int, str], float] = {}
 
     def usable(self, place: int, cost: str | None = None) -> list[int]:
         """The options beside the first that could be applied.
@@ -66,7 +67,7 @@ class Table:
         """Losses and savings added up."""
         loss = sum(self.loss(place, option) for place, option in chosen.items())
         ratios = {
-            cost: max(_LEAST_LEFT, 1.0 - sum(self.saving(p, o, cost) for p, o in chosen.items()) / max(dense, 1e-12))
+            cost: max(_LEAST_SHARE, 1.0 - sum(self.saving(p, o, cost) for p, o in chosen.items()) / max(dense, 1e-12))
             for cost, dense in self._dense.costs.items()
         }
         return Part(dict(chosen), loss, ratios)
@@ -81,9 +82,8 @@ class Table:
             return part
         ratios = {}
         for cost, ratio in part.ratios.items():
-            most = {p: max((self.saving(p, o, cost) for o in self.usable(p)), default=0.0) for p in places}
-            share = sum(max(0.0, most[p]) for p in left) / max(sum(max(0.0, m) for m in most.values()), 1e-12)
-            ratios[cost] = max(_LEAST_LEFT, 1.0 - (1.0 - ratio) / share) if share > 0 else 1.0
+            share = sum(self._most(p, cost) for p in left) / max(sum(self._most(p, cost) for p in places), 1e-12)
+            ratios[cost] = max(_LEAST_SHARE, 1.0 - (1.0 - ratio) / share) if share > 0 else 1.0
         return Part(part.chosen, part.loss, ratios)
 
     def share(self, costs: Mapping[str, float], cost: str) -> float:
@@ -93,6 +93,12 @@ class Table:
     def is_known(self, place: int, option: int) -> bool:
         """Whether an option could be applied alone."""
         return self._effects[place][option] is not None
+
+    def _most(self, place: int, cost: str) -> float:
+        """The largest saving of a place, 0 if none of its options saves any."""
+        if (place, cost) not in self._largest:
+            self._largest[place, cost] = max([0.0, *(self.saving(place, o, cost) for o in self.usable(place))])
+        return self._largest[place, cost]
 
     def _effect(self, place: int, option: int) -> Effect:
         effect = self._effects[place][option]

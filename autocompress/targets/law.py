@@ -76,8 +76,9 @@ class Tiling:
         narrow_channels: Output channels of a convolution up to this many.
         pixels: Output pixels of an implicit matrix product.
         winograd: Output rows and columns of a 3 x 3 convolution with stride 1.
-        aligned: A convolution is taken by the fast path if the channels it reads and writes are multiples of this,
-        least_channels: and if it writes as many; others pay for each output pixel.
+        aligned: What the channels that a convolution reads and writes must be multiples of for the fast path; without
+            it, each output pixel is paid for.
+        least_channels: How many it must write for the fast path.
     """
 
     channels: int = 1
