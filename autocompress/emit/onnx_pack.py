@@ -43,7 +43,9 @@ class GraphParts:
             self.tensors.append(numpy_helper.from_array(value, self._known[key]))
         return self._known[key]
 
-    def add(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: int | str) -> str:
+    def add(
+        self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: int | str | list[int]
+    ) -> str:
         """Appends a node with one output and returns the output's name."""
         output = output or self._fresh()
         self.nodes.append(helper.make_node(op, list(inputs), [output], None, None, None, None, **attributes))

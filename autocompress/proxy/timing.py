@@ -1,11 +1,13 @@
 """Latency of files on this machine, at batch 1 and one thread, while nothing else of ours runs.
 
-A machine that others share is a third slower for seconds at a time. Files that are compared are timed in the same
-rounds; those of trials, which are minutes apart, each beside the dense model, whose latency is known once and for all.
+A machine that others share is a third slower for seconds at a time, and integer kernels suffer more than those for
+floats. Files that are compared are timed in the same rounds, those of trials, which are minutes apart, each beside the
+dense model; and if that one is slower than it can be, they are timed again a little later.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,21 +18,24 @@ from autocompress.proxy.context import Context
 from autocompress.targets import quiet
 from autocompress.targets.measure import MeasuredLatency, measure_together
 
-_ROUNDS = 15
-_REFERENCE_ROUNDS = 100
+_REPEATS = 15
+_PASSES = 10
+_PAUSE_S = 0.7
+# Others slow the dense model down by a third; within this it is undisturbed.
+_UNDISTURBED = 1.1
 
 
 def latencies_of_files(files: Sequence[Path | bytes], context: Context) -> list[Metric]:
     """Median latencies of files, timed in the same rounds; 10th and 90th percentile are the interval.
 
-    The files take the inputs of the dense model in its order.
+    The files take the inputs of the dense model in its order; the first one is the dense model.
     """
-    return [_metric(measured) for measured in _measured(files, context, _ROUNDS)]
+    return [_metric(measured) for measured in _undisturbed(files, context)]
 
 
 def reference_latency_ms(context: Context) -> float:
     """The latency of the dense model's file, measured with care; to be kept for the whole run."""
-    return _measured([context.dense_file], context, _REFERENCE_ROUNDS)[0].p50_ms
+    return _undisturbed([context.dense_file], context)[0].p50_ms
 
 
 def steady_latency(file: Path, context: Context) -> Metric:
@@ -40,18 +45,35 @@ def steady_latency(file: Path, context: Context) -> Metric:
     """
     if context.reference_ms is None:
         context.reference_ms = reference_latency_ms(context)
-    dense, measured = _measured([context.dense_file, file], context, _ROUNDS)
+    dense, measured = _undisturbed([context.dense_file, file], context)
     return _metric(measured, context.reference_ms / dense.p50_ms)
 
 
-def _measured(files: Sequence[Path | bytes], context: Context, rounds: int) -> list[MeasuredLatency]:
+def _undisturbed(files: Sequence[Path | bytes], context: Context) -> list[MeasuredLatency]:
+    """Several passes over the files; the one counts in which the first file, the dense model, was fastest.
+
+    They end as soon as that one takes what it took when the run began.
+    """
+    best: list[MeasuredLatency] = []
+    for number in range(_PASSES):
+        if number:
+            time.sleep(_PAUSE_S)
+        found = _measured(files, context)
+        if not best or found[0].p50_ms < best[0].p50_ms:
+            best = found
+        if context.reference_ms is not None and best[0].p50_ms <= context.reference_ms * _UNDISTURBED:
+            break
+    return best
+
+
+def _measured(files: Sequence[Path | bytes], context: Context) -> list[MeasuredLatency]:
     feeds = []
     for file in files:
         model = onnx.load_from_string(file) if isinstance(file, bytes) else onnx.load(file, load_external_data=False)
         names = [entry.name for entry in model.graph.input]
         feeds.append({name: x[:1].numpy() for name, x in zip(names, context.dense.inputs, strict=True)})
     with quiet.measuring():
-        return measure_together(files, feeds, rounds)
+        return measure_together(files, feeds, _REPEATS)
 
 
 def _metric(measured: MeasuredLatency, factor: float = 1.0) -> Metric:

@@ -2,9 +2,10 @@
 
 Losses and savings of options are added, as if they did not meet: the best structures (blocks, channels, ranks) for
 every latency, size and amount of work, and the best bits for every size, are then found exactly by `additive_front`.
-Structures, whose parts meet, are measured as wholes. They are combined with widths of the channels that blocks share,
-bits and input sizes by adding losses and multiplying ratios; of the combinations that cover most of the front they
-predict twice as many as are wanted are measured, and those that then cover most are taken.
+Structures, whose parts meet, are measured as wholes: what they lose together is up to twenty times the sum, so a few
+are measured first, to see how far a cost can be saved, and then more within that. They are combined with widths of the
+channels that blocks share, bits and input sizes by adding losses and multiplying ratios; of the combinations that cover
+most of the front they predict twice as many as are wanted are measured, and those that then cover most are taken.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autocompress.core.model_info import BlockInfo
 from autocompress.core.pareto import hypervolume, non_dominated
 from autocompress.core.space import Space, Vector
 from autocompress.proxy.sensitivity import Effects, Sensitivity
-from autocompress.search.additive import additive_front
+from autocompress.search.additive import AdditiveFront, additive_front
 from autocompress.search.parts import STRUCTURE, Part, Table, base_of, based, places_of, together, union, vector_of
 from autocompress.search.record import Objective, Record, accuracy_of, lost_share
 
-STRUCTURE_LEVELS = 12
+STRUCTURE_LEVELS = 10
+# So many structures of a cost are measured first, over the whole range of what it can save.
+_FIRST_LEVELS = 5
 STREAM_LEVELS = 4
 BIT_LEVELS = 12
 # Losses count by their logarithm between shares of the loss of a model that knows nothing. Below the first of these
@@ -38,6 +41,8 @@ _RATIO_SCALE = 4.0
 # Costs count up to this: a plan that is only smaller is not worthless for doing as much work as the dense one.
 _WORST_COST = 1.25
 _LEAST_LEFT = 0.01
+# A plan that adds less to the volume adds nothing: it loses more than can be brought back.
+_LEAST_GAIN = 1e-9
 _MEASURED = 2
 _Groups = list[list[tuple[int, ...]]]
 _NOTHING = Part({}, 0.0, {})
@@ -69,12 +74,13 @@ def planned_vectors(
     costs = list(dict.fromkeys([*named_costs, "macs"]))
     bearable = _bearable(table, objectives, known) / max(options.chance, 1e-12)
     worst = max(_WORST_ADDED, bearable) * options.chance
+    most = max(_MOST_LOSS, bearable)
     groups, shared = _structure_groups(space, blocks)
-    structures = _fronts(table, groups, ("macs", "params", "latency_ms"), STRUCTURE_LEVELS, worst)
-    wholes = [_NOTHING, *_measured(effects, structures, base)]
-    streams = _fronts(table, shared, ("macs", "params"), STREAM_LEVELS, worst)
+    ladders = _ladders(table, groups, ("macs", "params", "latency_ms"), worst)
+    wholes = [_NOTHING, *_structures(effects, ladders, base, most * options.chance)]
+    streams = _choices(_ladders(table, shared, ("macs", "params"), worst), STREAM_LEVELS)
     parts = list(_combined(effects, table, blocks, wholes, [{}, *streams], worst))
-    scale = _Scale(options.dense.loss, options.chance, max(_MOST_LOSS, bearable), costs)
+    scale = _Scale(options.dense.loss, options.chance, most, costs)
     # What adds up only roughly is measured for twice as many as are wanted.
     found = list(_measured(effects, [parts[i].chosen for i in _covering(parts, scale, _MEASURED * count)], {}))
     chosen = [found[i] for i in _covering(found, scale, count)]
@@ -93,7 +99,8 @@ def _combined(
     space = table.space
     quantizers = places_of(space, ("quantize",))
     bits: list[tuple[Mapping[int, int], float]] = []
-    for chosen in [{}, *_fronts(table, [[(place,)] for place in quantizers], ("size_bytes",), BIT_LEVELS, worst)]:
+    ladders = _ladders(table, [[(place,)] for place in quantizers], ("size_bytes",), worst)
+    for chosen in [{}, *_choices(ladders, BIT_LEVELS)]:
         # A layer in integers between two in floats pays for the way there and back: time does not add up.
         told = effects.costs_of(vector_of(space, chosen))
         if told is not None:
@@ -159,26 +166,78 @@ def _structure_groups(space: Space, blocks: Sequence[BlockInfo]) -> tuple[_Group
     return groups, [[(place,)] for place in shared]
 
 
-def _fronts(
-    table: Table, groups: Sequence[Sequence[tuple[int, ...]]], costs: Sequence[str], levels: int, worst: float
-) -> list[dict[int, int]]:
-    """For every cost the choices with the least loss, at ratios spread evenly as far as the worst loss allows."""
-    found: dict[tuple[tuple[int, int], ...], dict[int, int]] = {}
+@dataclass(frozen=True)
+class _Ladder:
+    """The choices of some groups that save ever more of one cost, each with the least sum of losses.
+
+    Attributes:
+        items: By group, what can be chosen.
+        least: The ratio of the cost where the ladder ends.
+    """
+
+    items: Sequence[Sequence[Part]]
+    front: AdditiveFront
+    least: float
+
+    def rungs(self, levels: int) -> list[tuple[float, dict[int, int]]]:
+        """Ratios spread evenly down to the least, each with the choices that save as much."""
+        found = []
+        for level in range(1, levels + 1):
+            ratio = self.least ** (level / levels)
+            options = self.front.at_least(1.0 - ratio)
+            if options is not None:
+                chosen = union(item[option].chosen for item, option in zip(self.items, options, strict=True))
+                found.append((ratio, chosen))
+        return found
+
+
+def _ladders(
+    table: Table, groups: Sequence[Sequence[tuple[int, ...]]], costs: Sequence[str], worst: float
+) -> list[_Ladder]:
+    """A ladder for every cost that can be saved, as far as the worst sum of losses allows."""
+    found = []
     for cost in costs:
         items = [_items(table, group, cost) for group in groups]
         losses = [[part.loss for part in item] for item in items]
         savings = [[1.0 - part.ratios[cost] for part in item] for item in items]
-        if not any(saving > 0 for group_savings in savings for saving in group_savings):
-            continue
-        front = additive_front(losses, savings)
-        least = max(_LEAST_LEFT, 1.0 - front.most_within(worst))
-        for level in range(1, levels + 1):
-            options = front.at_least(1.0 - least ** (level / levels))
-            if options is None:
-                continue
-            chosen = union(item[option].chosen for item, option in zip(items, options, strict=True))
-            found[tuple(sorted(chosen.items()))] = chosen
-    return list(found.values())
+        if any(saving > 0 for group_savings in savings for saving in group_savings):
+            front = additive_front(losses, savings)
+            found.append(_Ladder(items, front, max(_LEAST_LEFT, 1.0 - front.most_within(worst))))
+    return found
+
+
+def _choices(ladders: Sequence[_Ladder], levels: int) -> list[dict[int, int]]:
+    """The choices on every ladder, each once."""
+    chosen = [chosen for ladder in ladders for _, chosen in ladder.rungs(levels)]
+    return list({tuple(sorted(one.items())): one for one in chosen}.values())
+
+
+def _structures(effects: Effects, ladders: Sequence[_Ladder], base: Mapping[int, int], most: float) -> Collection[Part]:
+    """Structures measured as wholes, close together up to where they lose `most` and far apart beyond."""
+    measured = {
+        vector_of(effects.space, part.chosen): part
+        for part in _measured(effects, _choices(ladders, _FIRST_LEVELS), base)
+    }
+    nearer = []
+    for ladder in ladders:
+        rungs = [
+            (ratio, measured.get(vector_of(effects.space, chosen))) for ratio, chosen in ladder.rungs(_FIRST_LEVELS)
+        ]
+        known = [(ratio, part.loss) for ratio, part in rungs if part is not None]
+        nearer.append(replace(ladder, least=_ratio_at(most, known)) if known else ladder)
+    for part in _measured(effects, _choices(nearer, STRUCTURE_LEVELS), base):
+        measured[vector_of(effects.space, part.chosen)] = part
+    return measured.values()
+
+
+def _ratio_at(most: float, rungs: Sequence[tuple[float, float]]) -> float:
+    """The ratio at which `(ratio, loss)`, from mild to strong, first pass the loss; the last one if none does."""
+    before, lost = 1.0, 0.0
+    for ratio, loss in rungs:
+        if loss > most:
+            return float(before * (ratio / before) ** ((most - lost) / (loss - lost)))
+        before, lost = ratio, loss
+    return before
 
 
 def _items(table: Table, group: Sequence[tuple[int, ...]], cost: str) -> list[Part]:
@@ -217,17 +276,22 @@ class _Scale:
 
 
 def _covering(parts: Sequence[Part], scale: _Scale, count: int) -> list[int]:
-    """Greedily, the parts that add most hypervolume; by ever smaller losses, until they are enough."""
+    """Greedily, the parts that add most hypervolume, if any; by ever smaller losses, until they are enough."""
     chosen: list[int] = []
     width = 1 + len(scale.costs)
     reference, dense = [1.0, *[_WORST_COST] * (width - 1)], (0.0, *[1.0] * (width - 1))
     for least in _LEAST_LOSSES:
         points = [scale.coordinates(part, least) for part in parts]
         left = [index for index in non_dominated(points) if index not in chosen]
+        ready = [dense, *(points[index] for index in chosen)]
+        covered = hypervolume(ready, reference)
         while left and len(chosen) < count:
-            ready = [dense, *(points[index] for index in chosen)]
-            best = max(left, key=lambda index: (hypervolume([*ready, points[index]], reference), -index))
+            most, best = max((hypervolume([*ready, points[index]], reference), -index) for index in left)
+            if most <= covered + _LEAST_GAIN:
+                break
+            covered, best = most, -best
             chosen.append(best)
+            ready.append(points[best])
             left.remove(best)
     return chosen
 

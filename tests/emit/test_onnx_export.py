@@ -231,6 +231,24 @@ def test_an_int8_network_runs_on_integer_kernels_alone(w_bits: int, tmp_path: Pa
     assert difference(model, exported.path, x) < 0.05
 
 
+def test_behind_a_float_convolution_sums_are_turned_no_more_than_in_an_integer_network(tmp_path: Path) -> None:
+    whole, x = residual(8, Quantize(8), width=16)
+    mixed, _ = residual(8, width=16)
+    # ONNX Runtime makes a convolution between two rounded values an integer one.
+    mixed.set_submodule("q_input", nn.Identity())
+    for name, layer in list(mixed.named_modules()):
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) and name != "conv0":
+            parametrize.register_parametrization(layer, "weight", WeightQuantizer(layer.weight, Quantize(8), 0))
+    files = [tmp_path / "whole.onnx", tmp_path / "mixed.onnx"]
+    for model, path in zip((whole, mixed), files, strict=True):
+        export_onnx(model, (x[:2],), path, opset=17)
+    integers, kernels = (optimized(path) for path in files)
+    assert (kernels["Conv"], kernels["QLinearConv"], kernels["QLinearAdd"]) == (1, 4, 2)
+    assert kernels["Transpose"] <= integers["Transpose"]
+    assert difference(mixed, files[1], x) < 0.02
+    assert run_onnx(files[1], [x[:5]])[0].shape == (5, 10)
+
+
 def test_a_second_quantizer_on_the_same_grid_is_left_out_unless_it_is_an_output(tmp_path: Path) -> None:
     class Moved(nn.Module):
         def __init__(self) -> None:

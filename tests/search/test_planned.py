@@ -10,7 +10,7 @@ from autocompress.proxy.cost import cost_of_plan
 from autocompress.proxy.sensitivity import Effect, Effects, Meter, Sensitivity
 from autocompress.run.adapt import adapt_rules
 from autocompress.search.parts import Table, base_of, based, places_of
-from autocompress.search.planned import planned_vectors
+from autocompress.search.planned import _ratio_at, planned_vectors
 from autocompress.search.record import Objective, Record
 from autocompress.targets.profile import load_target
 from tests.nets import make_task
@@ -68,6 +68,19 @@ def test_nothing_is_done_inside_a_block_that_is_dropped(
     assert dropped
     for plan, block in dropped:
         assert not {name for name, _ in plan.groups} & set(block.layers)
+
+
+def test_no_plan_loses_more_than_can_be_brought_back(context: Context, effects: Effects, options: Sensitivity) -> None:
+    planned = [v for _, v in planned_vectors(effects, options, context.dense.info.blocks, OBJECTIVES, (), 3 * COUNT)]
+    losses = [effect.loss - options.dense.loss for effect in effects.of(planned) if effect is not None]
+    assert len(losses) == len(planned) >= COUNT
+    assert max(losses) < 0.3 * options.chance
+
+
+def test_structures_are_close_together_where_little_is_lost() -> None:
+    assert _ratio_at(0.3, [(0.8, 0.1), (0.6, 0.2), (0.4, 0.25)]) == 0.4
+    assert _ratio_at(0.3, [(0.8, 0.1), (0.6, 0.5), (0.4, 0.1)]) == pytest.approx((0.8 * 0.6) ** 0.5)
+    assert _ratio_at(0.3, [(0.5, 0.6)]) == pytest.approx(0.5**0.5)
 
 
 def test_no_bits_are_chosen_for_what_is_dropped(
