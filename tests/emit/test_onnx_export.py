@@ -246,7 +246,7 @@ def test_behind_a_float_convolution_sums_are_turned_no_more_than_in_an_integer_n
     assert (kernels["Conv"], kernels["QLinearConv"], kernels["QLinearAdd"]) == (1, 4, 2)
     assert kernels["Transpose"] <= integers["Transpose"]
     assert difference(mixed, files[1], x) < 0.02
-    assert run_onnx(files[1], [x[:5]])[0].shape == (5, 10)
+    assert run_onnx(files[1], [(x[:5],)])[0].shape == (5, 10)
 
 
 def test_a_second_quantizer_on_the_same_grid_is_left_out_unless_it_is_an_output(tmp_path: Path) -> None:
