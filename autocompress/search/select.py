@@ -24,7 +24,7 @@ _EXPECTED_REST = 0.5
 _NOISE = 0.01
 # The final training of a point that lost this share in a short one has the length that was asked for; of others it
 # goes by the square root of what they lost, within limits.
-_TYPICAL_LOSS = 0.04
+_TYPICAL_LOSS = 0.05
 _TRAINING = (0.5, 2.0)
 
 

@@ -68,12 +68,18 @@ def test_a_disturbed_pass_is_taken_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert left == [(0.5, 0.1)]
 
 
-def test_the_least_disturbed_pass_counts_where_all_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_pass_of_each_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = tiny_context(target="local")
-    passes = [(1.0 + 0.01 * abs(number - 6), 0.4) for number in range(timing._PASSES)]
+    passes = [(1.0 + 0.01 * abs(number - 6), 0.4 + 0.01 * abs(number - 3)) for number in range(timing._PASSES)]
     _passes(monkeypatch, passes)
     assert reference_latency_ms(context) == 1.0
-    context.reference_ms = 0.5
-    _passes(monkeypatch, passes)
+    context.reference_ms = 2.0
+    left = _passes(monkeypatch, passes)
     dense, file = latencies_of_files([context.dense_file, tmp_path / "file"], context)
     assert (dense.value, file.value) == (1.0, 0.4)
+    assert left == []
+    # A trial waits no longer than for a few passes.
+    context.reference_ms = 0.5
+    left = _passes(monkeypatch, passes)
+    assert steady_latency(tmp_path / "file", context).value == pytest.approx(0.5 * 0.4 / 1.03)
+    assert len(left) == timing._PASSES - timing._TRIAL_PASSES
