@@ -19,8 +19,8 @@ from autocompress.core.model_info import BlockInfo
 from autocompress.core.pareto import hypervolume, non_dominated
 from autocompress.core.space import Space, Vector
 from autocompress.proxy.sensitivity import Effects, Sensitivity
-from autocompress.search.additive import AdditiveFront, additive_front
-from autocompress.search.parts import STRUCTURE, Part, Table, base_of, based, places_of, together, union, vector_of
+from autocompress.search.descent import Descent, choices, descents_of
+from autocompress.search.parts import STRUCTURE, Part, Table, base_of, based, places_of, together, vector_of
 from autocompress.search.record import Objective, Record, accuracy_of, lost_share
 
 STRUCTURE_LEVELS = 10
@@ -40,7 +40,6 @@ _BROUGHT_BACK = 0.1
 _RATIO_SCALE = 4.0
 # Costs count up to this: a plan that is only smaller is not worthless for doing as much work as the dense one.
 _WORST_COST = 1.25
-_LEAST_LEFT = 0.01
 # A plan that adds less to the volume adds nothing: it loses more than can be brought back.
 _LEAST_GAIN = 1e-9
 _MEASURED = 2
@@ -76,9 +75,9 @@ def planned_vectors(
     worst = max(_WORST_ADDED, bearable) * options.chance
     most = max(_MOST_LOSS, bearable)
     groups, shared = _structure_groups(space, blocks)
-    ladders = _ladders(table, groups, ("macs", "params", "latency_ms"), worst)
-    wholes = [_NOTHING, *_structures(effects, ladders, base, most * options.chance)]
-    streams = _choices(_ladders(table, shared, ("macs", "params"), worst), STREAM_LEVELS)
+    descents = descents_of(table, groups, ("macs", "params", "latency_ms"), worst)
+    wholes = [_NOTHING, *_structures(effects, descents, base, most * options.chance)]
+    streams = choices(descents_of(table, shared, ("macs", "params"), worst), STREAM_LEVELS)
     parts = list(_combined(effects, table, blocks, wholes, [{}, *streams], worst))
     scale = _Scale(options.dense.loss, options.chance, most, costs)
     # What adds up only roughly is measured for twice as many as are wanted.
@@ -99,8 +98,8 @@ def _combined(
     space = table.space
     quantizers = places_of(space, ("quantize",))
     bits: list[tuple[Mapping[int, int], float]] = []
-    ladders = _ladders(table, [[(place,)] for place in quantizers], ("size_bytes",), worst)
-    for chosen in [{}, *_choices(ladders, BIT_LEVELS)]:
+    descents = descents_of(table, [[(place,)] for place in quantizers], ("size_bytes",), worst)
+    for chosen in [{}, *choices(descents, BIT_LEVELS)]:
         # A layer in integers between two in floats pays for the way there and back: time does not add up.
         told = effects.costs_of(vector_of(space, chosen))
         if told is not None:
@@ -166,96 +165,31 @@ def _structure_groups(space: Space, blocks: Sequence[BlockInfo]) -> tuple[_Group
     return groups, [[(place,)] for place in shared]
 
 
-@dataclass(frozen=True)
-class _Ladder:
-    """The choices of some groups that save ever more of one cost, each with the least sum of losses.
-
-    Attributes:
-        items: By group, what can be chosen.
-        least: The ratio of the cost where the ladder ends.
-    """
-
-    items: Sequence[Sequence[Part]]
-    front: AdditiveFront
-    least: float
-
-    def rungs(self, levels: int) -> list[tuple[float, dict[int, int]]]:
-        """Ratios spread evenly down to the least, each with the choices that save as much."""
-        found = []
-        for level in range(1, levels + 1):
-            ratio = self.least ** (level / levels)
-            options = self.front.at_least(1.0 - ratio)
-            if options is not None:
-                chosen = union(item[option].chosen for item, option in zip(self.items, options, strict=True))
-                found.append((ratio, chosen))
-        return found
-
-
-def _ladders(
-    table: Table, groups: Sequence[Sequence[tuple[int, ...]]], costs: Sequence[str], worst: float
-) -> list[_Ladder]:
-    """A ladder for every cost that can be saved, as far as the worst sum of losses allows."""
-    found = []
-    for cost in costs:
-        items = [_items(table, group, cost) for group in groups]
-        losses = [[part.loss for part in item] for item in items]
-        savings = [[1.0 - part.ratios[cost] for part in item] for item in items]
-        if any(saving > 0 for group_savings in savings for saving in group_savings):
-            front = additive_front(losses, savings)
-            found.append(_Ladder(items, front, max(_LEAST_LEFT, 1.0 - front.most_within(worst))))
-    return found
-
-
-def _choices(ladders: Sequence[_Ladder], levels: int) -> list[dict[int, int]]:
-    """The choices on every ladder, each once."""
-    chosen = [chosen for ladder in ladders for _, chosen in ladder.rungs(levels)]
-    return list({tuple(sorted(one.items())): one for one in chosen}.values())
-
-
-def _structures(effects: Effects, ladders: Sequence[_Ladder], base: Mapping[int, int], most: float) -> Collection[Part]:
+def _structures(
+    effects: Effects, descents: Sequence[Descent], base: Mapping[int, int], most: float
+) -> Collection[Part]:
     """Structures measured as wholes, close together up to where they lose `most` and far apart beyond."""
-    measured = {
-        vector_of(effects.space, part.chosen): part
-        for part in _measured(effects, _choices(ladders, _FIRST_LEVELS), base)
-    }
+
+    def measure(chosen: Sequence[Mapping[int, int]]) -> dict[Vector, Part]:
+        return {vector_of(effects.space, part.chosen): part for part in _measured(effects, chosen, base)}
+
+    found = measure(choices(descents, _FIRST_LEVELS))
     nearer = []
-    for ladder in ladders:
-        rungs = [
-            (ratio, measured.get(vector_of(effects.space, chosen))) for ratio, chosen in ladder.rungs(_FIRST_LEVELS)
-        ]
-        known = [(ratio, part.loss) for ratio, part in rungs if part is not None]
-        nearer.append(replace(ladder, least=_ratio_at(most, known)) if known else ladder)
-    for part in _measured(effects, _choices(nearer, STRUCTURE_LEVELS), base):
-        measured[vector_of(effects.space, part.chosen)] = part
-    return measured.values()
+    for descent in descents:
+        steps = [(ratio, found.get(vector_of(effects.space, chosen))) for ratio, chosen in descent.steps(_FIRST_LEVELS)]
+        known = [(ratio, part.loss) for ratio, part in steps if part is not None]
+        nearer.append(replace(descent, least=_ratio_at(most, known)) if known else descent)
+    return (found | measure(choices(nearer, STRUCTURE_LEVELS))).values()
 
 
-def _ratio_at(most: float, rungs: Sequence[tuple[float, float]]) -> float:
+def _ratio_at(most: float, steps: Sequence[tuple[float, float]]) -> float:
     """The ratio at which `(ratio, loss)`, from mild to strong, first pass the loss; the last one if none does."""
     before, lost = 1.0, 0.0
-    for ratio, loss in rungs:
+    for ratio, loss in steps:
         if loss > most:
             return float(before * (ratio / before) ** ((most - lost) / (loss - lost)))
         before, lost = ratio, loss
     return before
-
-
-def _items(table: Table, group: Sequence[tuple[int, ...]], cost: str) -> list[Part]:
-    """What can be chosen for a group: nothing, or any options of one alternative that no other choice beats."""
-    chosen: list[dict[int, int]] = [{}]
-    for places in group:
-        pools = [[{}, *({place: option} for option in table.usable(place, cost))] for place in places]
-        partial: list[dict[int, int]] = [{}]
-        for pool in pools:
-            partial = [{**one, **other} for one in partial for other in pool]
-            partial = _kept([table.part(one) for one in partial], cost)
-        chosen += [one for one in partial if one]
-    return [table.part(one) for one in chosen]
-
-
-def _kept(parts: Sequence[Part], cost: str) -> list[dict[int, int]]:
-    kept = non_dominated([(part.loss, part.ratios[cost]) for part in parts])
-    return [dict(parts[index].chosen) for index in kept]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,77 @@
+"""The choices that save ever more of one cost with the least sum of losses, found exactly by `additive_front`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autocompress.core.pareto import non_dominated
+from autocompress.search.additive import AdditiveFront, additive_front
+from autocompress.search.parts import Part, Table, union
+
+_LEAST_LEFT = 0.01
+
+
+@dataclass(frozen=True)
+class Descent:
+    """The choices of some groups that save ever more of one cost, each with the least sum of losses.
+
+    Attributes:
+        items: By group, what can be chosen.
+        front: Of the items.
+        least: The ratio of the cost where it ends.
+    """
+
+    items: Sequence[Sequence[Part]]
+    front: AdditiveFront
+    least: float
+
+    def steps(self, levels: int) -> list[tuple[float, dict[int, int]]]:
+        """Ratios spread evenly down to the least, each with the choices that save as much."""
+        found = []
+        for level in range(1, levels + 1):
+            ratio = self.least ** (level / levels)
+            options = self.front.at_least(1.0 - ratio)
+            if options is not None:
+                chosen = union(item[option].chosen for item, option in zip(self.items, options, strict=True))
+                found.append((ratio, chosen))
+        return found
+
+
+def descents_of(
+    table: Table, groups: Sequence[Sequence[tuple[int, ...]]], costs: Sequence[str], worst: float
+) -> list[Descent]:
+    """A descent for every cost that can be saved, as far as the worst sum of losses allows."""
+    found = []
+    for cost in costs:
+        items = [_items(table, group, cost) for group in groups]
+        losses = [[part.loss for part in item] for item in items]
+        savings = [[1.0 - part.ratios[cost] for part in item] for item in items]
+        if any(saving > 0 for group_savings in savings for saving in group_savings):
+            front = additive_front(losses, savings)
+            found.append(Descent(items, front, max(_LEAST_LEFT, 1.0 - front.most_within(worst))))
+    return found
+
+
+def choices(descents: Sequence[Descent], levels: int) -> list[dict[int, int]]:
+    """The choices on every descent, each once."""
+    chosen = [chosen for descent in descents for _, chosen in descent.steps(levels)]
+    return list({tuple(sorted(one.items())): one for one in chosen}.values())
+
+
+def _items(table: Table, group: Sequence[tuple[int, ...]], cost: str) -> list[Part]:
+    """What can be chosen for a group: nothing, or any options of one alternative that no other choice beats."""
+    chosen: list[dict[int, int]] = [{}]
+    for places in group:
+        pools = [[{}, *({place: option} for option in table.usable(place, cost))] for place in places]
+        partial: list[dict[int, int]] = [{}]
+        for pool in pools:
+            partial = [{**one, **other} for one in partial for other in pool]
+            partial = _kept([table.part(one) for one in partial], cost)
+        chosen += [one for one in partial if one]
+    return [table.part(one) for one in chosen]
+
+
+def _kept(parts: Sequence[Part], cost: str) -> list[dict[int, int]]:
+    kept = non_dominated([(part.loss, part.ratios[cost]) for part in parts])
+    return [dict(parts[index].chosen) for index in kept]
