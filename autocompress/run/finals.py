@@ -27,7 +27,7 @@ class Finals:
         baseline: The dense artifact.
         steps: Optimiser steps of the final training of a point with a typical loss, see `training_share`.
         least_steps: No final training is shorter.
-        points: How many are made; for those that another beats others are made, up to a quarter as many.
+        points: How many are made; for every two that others beat one more is made, up to a quarter as many.
     """
 
     executor: Executor
@@ -100,7 +100,7 @@ class _Making:
         """How many are made, as far as those that are ready tell."""
         found = [losses(self._finals.objectives, point.metrics) for point in made]
         beaten = len(found) - len(non_dominated(found))
-        return self._finals.points + min(beaten, self._finals.points // 4)
+        return self._finals.points + min(beaten // 2, self._finals.points // 4)
 
     def _made(self, known: Sequence[Record]) -> list[Made]:
         ended = [(record, self._ended[record.number]) for record in known]
