@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from autocompress.run.trials import Listener
 from autocompress.search.record import Objective, Record, front_of, losses
 from autocompress.search.select import Made, next_point, training_share
 
+# So large a share of the points that were asked for should stand on the front.
+_LEAST_FRONT = 5 / 8
+
 
 @dataclass(frozen=True)
 class Finals:
@@ -27,7 +31,8 @@ class Finals:
         baseline: The dense artifact.
         steps: Optimiser steps of the final training of a point with a typical loss, see `training_share`.
         least_steps: No final training is shorter.
-        points: How many are made; for every two that others beat one more is made, up to a quarter as many.
+        points: How many are made; more, up to half as many, where others beat so many of them
+            that fewer than five eighths would be left.
     """
 
     executor: Executor
@@ -98,9 +103,10 @@ class _Making:
 
     def _wanted(self, made: Sequence[Made]) -> int:
         """How many are made, as far as those that are ready tell."""
+        points = self._finals.points
         found = [losses(self._finals.objectives, point.metrics) for point in made]
         beaten = len(found) - len(non_dominated(found))
-        return self._finals.points + min(beaten // 2, self._finals.points // 4)
+        return max(points, min(math.ceil(points * _LEAST_FRONT) + beaten, points + points // 2))
 
     def _made(self, known: Sequence[Record]) -> list[Made]:
         ended = [(record, self._ended[record.number]) for record in known]
