@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,6 @@ from autocompress.run.trials import Listener
 from autocompress.search.record import Objective, Record, front_of, losses
 from autocompress.search.select import Made, next_point, training_share
 
-# So large a share of the points that were asked for should stand on the front of the validation split; on that of the
-# test split a few fewer do.
-_LEAST_FRONT = 3 / 4
-
 
 @dataclass(frozen=True)
 class Finals:
@@ -32,8 +27,8 @@ class Finals:
         baseline: The dense artifact.
         steps: Optimiser steps of the final training of a point with a typical loss, see `training_share`.
         least_steps: No final training is shorter.
-        points: How many are made; more, up to half as many, where others beat so many of them
-            that fewer than three quarters would be left.
+        points: How many are made.
+        spare: How many more are made at most, one for each that others beat.
     """
 
     executor: Executor
@@ -44,6 +39,7 @@ class Finals:
     steps: int
     least_steps: int
     points: int
+    spare: int
     artifacts: Path
     checkpoints: Path
     listener: Listener
@@ -104,10 +100,9 @@ class _Making:
 
     def _wanted(self, made: Sequence[Made]) -> int:
         """How many are made, as far as those that are ready tell."""
-        points = self._finals.points
         found = [losses(self._finals.objectives, point.metrics) for point in made]
         beaten = len(found) - len(non_dominated(found))
-        return max(points, min(math.ceil(points * _LEAST_FRONT) + beaten, points + points // 2))
+        return self._finals.points + min(beaten, self._finals.spare)
 
     def _made(self, known: Sequence[Record]) -> list[Made]:
         ended = [(record, self._ended[record.number]) for record in known]
