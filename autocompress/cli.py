@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -12,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from autocompress.cli_options import Json, SpaceName, TargetName, TaskName, print_result
+from autocompress.cli_targets import targets_app
 from autocompress.errors import AutoCompressError, InputError
 
 # Threads that spin while they wait bring training to a halt as soon as another process wants the processor.
@@ -25,14 +26,9 @@ app = typer.Typer(
     add_completion=False,
 )
 space_app = typer.Typer(help="Look at a search space.", no_args_is_help=True)
-targets_app = typer.Typer(help="Look at the devices.", no_args_is_help=True)
 app.add_typer(space_app, name="space")
 app.add_typer(targets_app, name="targets")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-TaskName = Annotated[str, typer.Option("--task", help="Built-in name, file.py:function or package.module:function.")]
-TargetName = Annotated[str, typer.Option("--target", help="Shipped name or path of a profile.")]
-SpaceName = Annotated[str, typer.Option("--space", help="Shipped name or path of a YAML or Python file.")]
 Constraints = Annotated[
     list[str] | None,
     typer.Option("--constraint", help='E.g. "latency<=20ms", "size<=30%", "accuracy>=-1.0"; may be repeated.'),
@@ -52,16 +48,6 @@ def main() -> None:
         # A disk that is full, a folder that may not be written: the user's to repair, not a mistake in here.
         print(f"autocompress: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)
-
-
-def _print(data: Any, as_json: bool, table: Table | str) -> None:
-    if as_json:
-        print(json.dumps(data, indent=2, sort_keys=True, default=str))
-    elif isinstance(table, str):
-        # A page keeps its lines, whatever the width of the terminal.
-        print(table.rstrip("\n"))
-    else:
-        Console().print(table, highlight=False)
 
 
 @app.command()
@@ -141,7 +127,7 @@ def _finish(run: Any, as_json: bool) -> None:
     from autocompress.run.show import front_table
 
     front = run.front
-    _print({"run": str(run.path), **front}, as_json, front_table(front))
+    print_result({"run": str(run.path), **front}, as_json, front_table(front))
     if not as_json:
         Console().print(f"artifacts: {run.path / 'artifacts'}\nreport:    {run.path / 'report.html'}", highlight=False)
 
@@ -153,7 +139,7 @@ def status(run: RunPath, json_: Json = False) -> None:
     from autocompress.run.show import status_of, status_table
 
     data = status_of(Run.open(run))
-    _print(data, json_, status_table(data))
+    print_result(data, json_, status_table(data))
 
 
 @app.command()
@@ -175,7 +161,7 @@ def report(
         raise InputError(f"{run} has no {REPORT_DATA} yet; finish it with `autocompress resume {run}`")
     path = output or opened.path / REPORT
     path.write_text(render_report(load_report_data(source)), encoding="utf-8")
-    _print({"report": str(path)}, json_, f"report: {path}")
+    print_result({"report": str(path)}, json_, f"report: {path}")
 
 
 @app.command()
@@ -190,7 +176,7 @@ def export(
     from autocompress.run.show import export_file
 
     data = export_file(source, output, point, plain)
-    _print(data, json_, f"{data['output']}: {data['size_bytes']:,} bytes")
+    print_result(data, json_, f"{data['output']}: {data['size_bytes']:,} bytes")
 
 
 @app.command()
@@ -202,7 +188,7 @@ def verify(
     from autocompress.run.show import verify_artifacts, verify_table
 
     rows = verify_artifacts(source)
-    _print(rows, json_, verify_table(rows))
+    print_result(rows, json_, verify_table(rows))
     if not all(row["passed"] for row in rows):
         raise typer.Exit(1)
 
@@ -220,7 +206,7 @@ def estimate(
     from autocompress.run.show import estimate_table
 
     data = wiring.estimate(task, target, plan, precision)
-    _print(data, json_, estimate_table(data))
+    print_result(data, json_, estimate_table(data))
 
 
 @app.command()
@@ -242,7 +228,7 @@ def sensitivity(
     config = SearchConfig(task=task, target=target, space=space, seed=seed, workers=workers)
     with Terminal() as listener:
         data = wiring.sensitivity(config, table, listener)
-    _print(data, json_, sensitivity_table(data))
+    print_result(data, json_, sensitivity_table(data))
 
 
 @space_app.command("show")
@@ -260,35 +246,9 @@ def space_show(
 
     config = SearchConfig(task=task, target=target, space=space, constraints=tuple(constraint or ()))
     data = wiring.describe_space(wiring.wire(config))
-    _print(data, json_, space_table(data))
+    print_result(data, json_, space_table(data))
     if not all(check["can_be_met"] for check in data["constraints"]):
         raise typer.Exit(1)
-
-
-@targets_app.command("list")
-def targets_list(json_: Json = False) -> None:
-    """The devices that are shipped."""
-    from autocompress.targets.profile import list_targets
-
-    table = Table("target", "device", "runtime", "precision")
-    rows = []
-    for profile in list_targets():
-        runtime = f"{profile.runtime} {profile.runtime_version}"
-        rows.append({"name": profile.name, "title": profile.title, "runtime": runtime, "opset": profile.opset})
-        table.add_row(profile.name, profile.title, runtime, profile.default_precision)
-    _print(rows, json_, table)
-
-
-@targets_app.command("show")
-def targets_show(name: Annotated[str, typer.Argument(help="Shipped name or path.")], json_: Json = False) -> None:
-    """What is known of a device, with its sources and how well its law predicts."""
-    from dataclasses import asdict
-
-    from autocompress.targets.describe import describe
-    from autocompress.targets.profile import load_target
-
-    target = load_target(name)
-    _print(asdict(target.profile), json_, describe(target))
 
 
 @app.command()
@@ -300,4 +260,4 @@ def doctor(json_: Json = False) -> None:
     table = Table("what", "value")
     for name, value in data.items():
         table.add_row(name, str(value))
-    _print(data, json_, table)
+    print_result(data, json_, table)

@@ -27,11 +27,14 @@ from autocompress.run.environment import versions
 from autocompress.run.executors import workers_of
 from autocompress.run.folder import CONFIG, Run
 from autocompress.run.jobs import Shared
+from autocompress.run.measure import Bench, measure_space
 from autocompress.run.progress import Silent
 from autocompress.run.settings import DEFAULT_OBJECTIVES, SearchConfig, command_of, new_folder, read_config
 from autocompress.run.trials import Listener
 from autocompress.search.record import Objective
+from autocompress.targets.own import own_folder
 from autocompress.targets.profile import Target, load_target
+from autocompress.targets.remote import parse_where
 from autocompress.tasks import Task, check_task, load_task
 
 
@@ -257,6 +260,37 @@ def sensitivity(config: SearchConfig, table: Path | None = None, listener: Liste
         effects = effects_by(executor, shared, file)
         found = effects.of_options(lambda done, total: listener.step("options measured", done, total))
     return {"task": config.task, "target": config.target, "table": str(file), **effect_rows(wired.space, found)}
+
+
+def measure_target(
+    config: SearchConfig,
+    on: str,
+    folder: Path | None,
+    limit: int,
+    repeats: int,
+    threads: int,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Measures the kernels that a search may meet on a real machine, keeps them in a table and fits the law again.
+
+    What is measured is kept kernel by kernel; run again, it goes on with those that are missing.
+
+    Args:
+        config: Task, target, space and seed; the rest is not used.
+        on: `local` or `ssh://user@host:port`.
+        folder: Of the new target; by default one named like the target, in the working directory.
+        limit: At most so many kernels, the most important first.
+        repeats: Samples of each kernel.
+        threads: Threads within one operator.
+        listener: Is told of the progress.
+
+    Raises:
+        InputError: something is wrong with the input, or the machine cannot be reached.
+        RunError: the machine does not answer as it should.
+    """
+    where, wired = parse_where(on), wire(config)
+    bench = Bench(where, own_folder(wired.context.target, folder), limit, repeats, threads)
+    return measure_space(wired.context, wired.space, config.target, bench, listener or Silent())
 
 
 def describe_space(wired: Wired) -> dict[str, Any]:

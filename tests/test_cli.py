@@ -131,7 +131,7 @@ GOOD = ("search", "--task", "tasks.py:good", "--space", "small.yaml", "--output"
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--target", "jetson"), "did you mean 'jetson-nano'"),
+        (("--target", "jetson-nan"), "did you mean 'jetson-nano'"),
         (("--task", "digit"), "unknown task 'digit'; did you mean 'digits'"),
         (("--task", "tasks.py:god"), "has no function 'god'; did you mean 'good'"),
         (("--task", "none.py:good"), "none.py does not exist"),
@@ -259,6 +259,36 @@ def test_a_file_that_cannot_be_written_is_one_line(shell: Shell, finished: Path)
     code, out, err = shell("report", finished, "--output", shell.folder)
     assert (code, out) == (1, "")
     assert err == f"autocompress: {shell.folder}: Is a directory\n"
+
+
+def test_validation_ends_as_its_thresholds_say(shell: Shell) -> None:
+    (shell.folder / "mine.csv").write_text("model,input,ms\nresnet18,1x3x224x224,11.4\nresnet50,1x3x224x224,29.8\n")
+    words = ("targets", "validate", "jetson-nano", "--data", "mine.csv")
+    (found,) = shell.json(*words)
+    assert (found["source"], found["precision"], len(found["points"])) == ("mine.csv", "fp16", 2)
+    code, out, err = shell(*words, "--least-within-10", "90", "--plot", "mine.svg")
+    assert (code, err) == (0, "")
+    assert "mine.csv" in out
+    assert (shell.folder / "mine.svg").read_text().startswith("<svg")
+    (shell.folder / "mine.csv").write_text("model,input,ms\nresnet18,1x3x224x224,1.4\n")
+    code, _, err = shell(*words, "--most-error", "50")
+    assert code == 1
+    assert "mine.csv: mean_error is" in err
+    assert "most 50 wanted" in err
+    (shell.folder / "mine.csv").write_text("model,input,ms\nresnet18,1x3x224x224,zero\n")
+    assert "line 2: ms is 'zero'" in shell.refused(*words)
+
+
+def test_a_machine_that_cannot_be_reached_leaves_nothing(shell: Shell) -> None:
+    words = ("targets", "measure", "raspberry-pi-5", "--output", "mine", "--task", "tasks.py:good", "--on")
+    assert "scp://pi" in shell.refused(*words, "scp://pi")
+    assert "-oProxyCommand" in shell.refused(*words, "ssh://-oProxyCommand=x")
+
+
+def test_a_profile_by_another_tool_makes_a_target(shell: Shell) -> None:
+    (shell.folder / "bad.json").write_text("[]")
+    words = ("targets", "import", "raspberry-pi-5")
+    assert "bad.json" in shell.refused(*words, "bad.json", "--output", "mine")
 
 
 def test_targets_for_machines(shell: Shell) -> None:

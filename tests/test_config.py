@@ -55,7 +55,7 @@ def test_wiring_checks_task_target_and_space() -> None:
     with pytest.raises(InputError, match="unknown task 'digit'; did you mean 'digits'"):
         wire(SearchConfig(task="digit"))
     with pytest.raises(InputError, match="did you mean 'jetson-nano'"):
-        wire(SearchConfig(target="jetson"), tiny_task(trained=False))
+        wire(SearchConfig(target="jetson-nan"), tiny_task(trained=False))
     with pytest.raises(InputError, match="there is no space 'joined'"):
         wire(SearchConfig(space="joined"), tiny_task(trained=False))
     with pytest.raises(InputError, match="'jetson-nano' does not compute in 'int8'; allowed: fp16, fp32"):

@@ -18,6 +18,8 @@ ORDER = (
     ("search",),
     ("run",),
     ("config",),
+    ("cli_options",),
+    ("cli_targets",),
     ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -78,7 +78,7 @@ def compress(
         seed: For the criterion `random`.
     """
     asked = plan
-    plan, notes = _for_student(traced, plan) if plan.student.choices else (plan, [])
+    plan, notes = for_student(traced, plan) if plan.student.choices else (plan, [])
     _check_names(traced, plan)
     module = copy.deepcopy(traced.module)
     if plan.student.drop:
@@ -151,7 +151,7 @@ def silent_channels(traced: Traced, module: fx.GraphModule, removed: set[int]) -
     return silent if torch.allclose(before, after, rtol=1e-4, atol=1e-5) else set()
 
 
-def _for_student(traced: Traced, plan: Plan) -> tuple[Plan, list[str]]:
+def for_student(traced: Traced, plan: Plan) -> tuple[Plan, list[str]]:
     """The part of a plan that fits the architecture its choices built; a space is made for the dense model's names."""
     info = traced.info
     blocks = {block.name for block in info.blocks}

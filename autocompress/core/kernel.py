@@ -5,6 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DTYPES = ("fp32", "fp16", "int8")
+OPS = (
+    "conv1d",
+    "conv2d",
+    "conv_transpose2d",
+    "linear",
+    "matmul",
+    "pool",
+    "global_pool",
+    "norm",
+    "softmax",
+    "elementwise",
+    "resize",
+    "copy",
+    "embedding",
+    "other",
+)
 BYTES_PER_ELEMENT = {"fp32": 4, "fp16": 2, "int8": 1}
 
 
@@ -23,7 +39,9 @@ class Kernel:
         weight_shape: `[out, in / groups, kh, kw]`, `[out, in]`, or None.
         fused: What was folded into it, in order, e.g. `("batch_norm", "relu", "add")`.
         macs: Multiply-accumulates.
-        aten: The operators it stands for, for error messages.
+        aten: The operator it stands for, e.g. `gelu` of an `elementwise`, `batch_norm` of a `norm`.
+        window: What one output of a pool looks at, e.g. `(3, 3)`; `stride` holds its steps.
+        branch_reads: How many of its inputs lie inside a branch: another path to the output passes them by.
     """
 
     op: str
@@ -38,6 +56,8 @@ class Kernel:
     fused: tuple[str, ...] = ()
     macs: int = 0
     aten: str = ""
+    window: tuple[int, ...] = ()
+    branch_reads: int = 0
 
     @property
     def in_elements(self) -> int:

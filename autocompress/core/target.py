@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from autocompress.core.fusion import Fusion
 from autocompress.core.kernel import Kernel
 
 
@@ -23,7 +24,8 @@ class Profile:
     """A device with its runtime, as `hardware_profiles/<name>/profile.yaml` states it.
 
     Attributes:
-        runtime: `tensorrt` or `onnxruntime`; decides fusion and the export.
+        runtime: One of `core.fusion.RUNTIMES`; decides the export.
+        fusion: What that runtime runs as one kernel, and what it does not run.
         opset: The newest ONNX opset the runtime reads.
         default_precision: What unquantized layers run in unless the user says otherwise.
         precisions: One entry per dtype.
@@ -36,6 +38,7 @@ class Profile:
     name: str
     title: str
     runtime: str
+    fusion: Fusion
     runtime_version: str
     opset: int
     default_precision: str

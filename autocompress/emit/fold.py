@@ -36,7 +36,11 @@ _MOVES = {
     _aten.max_pool1d.default,
 }
 # An integer runtime folds these into the kernel before them.
-_CLAMPS = {_aten.relu.default, _aten.relu_.default, _aten.hardtanh.default, _aten.hardtanh_.default}
+_CLAMPS = {
+    *(_aten.relu.default, _aten.relu_.default, _aten.relu6.default, _aten.relu6_.default),
+    *(_aten.hardtanh.default, _aten.hardtanh_.default, _aten.clamp.default, _aten.clamp_.default),
+    *(_aten.clamp_min.default, _aten.clamp_min_.default),
+}
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,9 @@ def residual_blocks(module: fx.GraphModule) -> tuple[Residual, ...]:
 def drop_blocks(module: fx.GraphModule, blocks: Sequence[Residual]) -> None:
     """Replaces the additions of blocks by their shortcuts, in place, and tidies the graph."""
     nodes = {node.name: node for node in module.graph.nodes}
-    for block in blocks:
+    places = {name: place for place, name in enumerate(nodes)}
+    # The last one first: the shortcut of a block may be the sum of another that goes as well.
+    for block in sorted(blocks, key=lambda block: places[block.addition], reverse=True):
         nodes[block.addition].replace_all_uses_with(nodes[block.shortcut])
     for node in module.graph.nodes:
         # What was a ReLU after the sum is now a ReLU after a ReLU.

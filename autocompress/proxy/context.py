@@ -12,12 +12,16 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
+from autocompress.compress.apply import compress
 from autocompress.compress.calibrate import Statistics, batch_statistics
+from autocompress.compress.planned import PlannedNetworks
 from autocompress.compress.repair import Reference, reference_outputs
+from autocompress.core.network import Network
 from autocompress.core.plan import Plan, Student
 from autocompress.emit.onnx_export import export_onnx, payload_bytes
 from autocompress.errors import PlanError, nearest
 from autocompress.graph.info import Traced, runnable_resolutions, trace_model
+from autocompress.graph.kernels import network_of
 from autocompress.proxy.teacher import Teacher
 from autocompress.targets import quiet
 from autocompress.targets.profile import Target
@@ -26,6 +30,11 @@ from autocompress.tasks.task import Task
 # More samples fit the weights a little better before training, and take longer than the training that makes up for it.
 _FITTED_SAMPLES = 256
 _Architecture = tuple[float, tuple[tuple[str, object], ...]]
+
+
+def _architecture(plan: Plan) -> _Architecture:
+    """What decides which traced model a plan starts from."""
+    return plan.student.resolution, plan.student.choices
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ class Context:
     shares: tuple[float, ...] = (1.0,)
     reference_ms: float | None = None
     _traced: dict[_Architecture, Traced] = field(default_factory=dict, repr=False)
+    _planned: dict[_Architecture, PlannedNetworks] = field(default_factory=dict, repr=False)
     _statistics: dict[_Architecture, Statistics] = field(default_factory=dict, repr=False)
     _references: dict[_Architecture, Reference] = field(default_factory=dict, repr=False)
 
@@ -105,18 +115,30 @@ class Context:
         Raises:
             PlanError: the model does not run at that resolution, or the task's builder has no such choice.
         """
-        student = plan.student
-        key = (student.resolution, tuple(student.choices))
+        key = _architecture(plan)
         if key not in self._traced:
-            self._check(student)
+            self._check(plan.student)
             self._traced[key] = trace_model(
                 self._source(plan),
                 self.task.example_inputs,
                 resolutions=self.resolutions,
                 student_choices=self.task.student_choices,
-                resolution=student.resolution,
+                resolution=plan.student.resolution,
             )
         return self._traced[key]
+
+    def network(self, plan: Plan) -> Network:
+        """The operators of the compressed model, from the plan alone wherever that is possible.
+
+        Raises:
+            PlanError: as `traced`, or the plan names what the model does not have.
+        """
+        traced = self.traced(plan)
+        key = _architecture(plan)
+        if key not in self._planned:
+            self._planned[key] = PlannedNetworks(traced)
+        network = self._planned[key].network(plan)
+        return network if network is not None else network_of(compress(traced, plan, weights=False).module)
 
     def _check(self, student: Student) -> None:
         task, offered = self.task, self.task.student_choices
@@ -139,14 +161,14 @@ class Context:
 
     def statistics(self, plan: Plan) -> Statistics:
         """BatchNorm inputs of the architecture before compression, on the calibration batch."""
-        key = (plan.student.resolution, tuple(plan.student.choices))
+        key = _architecture(plan)
         if key not in self._statistics:
             self._statistics[key] = batch_statistics(self.traced(plan).module, self.calibration)
         return self._statistics[key]
 
     def reference(self, plan: Plan) -> Reference:
         """Outputs of the layers of the architecture before compression, on the first calibration samples."""
-        key = (plan.student.resolution, tuple(plan.student.choices))
+        key = _architecture(plan)
         if key not in self._references:
             self._references[key] = reference_outputs(
                 self.traced(plan).module, tuple(x[:_FITTED_SAMPLES] for x in self.calibration)

@@ -8,12 +8,13 @@ from torch import fx
 
 from autocompress.compress.apply import compress
 from autocompress.compress.quantize import activation_quantizers
+from autocompress.core.fusion import fuse
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
 from autocompress.core.target import LatencyEstimate
 from autocompress.emit.onnx_export import payload_bytes
 from autocompress.graph.info import total_macs
-from autocompress.graph.kernels import kernels
+from autocompress.graph.kernels import network_of
 from autocompress.proxy.context import Context
 from autocompress.proxy.memory import peak_activation_bytes
 
@@ -32,9 +33,36 @@ def cost_of_plan(plan: Plan, context: Context) -> Cost:
     return cost_of_model(compressed.module, context)
 
 
+def latency_of_plan(plan: Plan, context: Context) -> LatencyEstimate:
+    """The latency alone, as `cost_of_plan` gives it and a hundred times as fast: no compressed model is made.
+
+    Raises:
+        PlanError: the plan names what the model does not have, or starts from a model that there is not.
+    """
+    steps = fuse(context.network(plan), context.target.fusion)
+    return context.target.estimate_steps(steps, context.precision)
+
+
+def structure_cost_of_plan(plan: Plan, context: Context) -> dict[str, float]:
+    """Latency, MACs and weights from the plan alone: exact, but for the weights that stand in no kernel.
+
+    Raises:
+        PlanError: as `latency_of_plan`.
+    """
+    steps = fuse(context.network(plan), context.target.fusion)
+    kernels = [step.kernel for step in steps if step.kernel is not None]
+    return {
+        "latency_ms": context.target.estimate_steps(steps, context.precision).ms,
+        "macs": float(sum(kernel.macs for kernel in kernels)),
+        "params": float(sum(kernel.weight_elements for kernel in kernels)),
+    }
+
+
 def cost_of_model(module: fx.GraphModule, context: Context) -> Cost:
     """The cost of a compressed model; bytes are predicted from what packing takes."""
-    latency = context.target.estimate_kernels(kernels(module), context.precision)
+    network = network_of(module)
+    steps = fuse(network, context.target.fusion)
+    latency = context.target.estimate_steps(steps, context.precision)
     nodes = len(module.graph.nodes) - len(activation_quantizers(module))
     size = round(payload_bytes(module) + nodes * context.overhead_bytes_per_node)
     precision = context.target.profile.runs_as(context.precision)
@@ -42,7 +70,7 @@ def cost_of_model(module: fx.GraphModule, context: Context) -> Cost:
         "size_bytes": Metric(size, round(size * 0.97), round(size * 1.03), "analytic", "bytes"),
         "latency_ms": Metric(latency.ms, latency.low_ms, latency.high_ms, latency.origin, "ms"),
         "macs": Metric.exact(total_macs(module), "macs", "table"),
-        "peak_memory_bytes": Metric.exact(peak_activation_bytes(module, precision), "bytes", "analytic"),
+        "peak_memory_bytes": Metric.exact(peak_activation_bytes(network, steps, precision), "bytes", "analytic"),
         "params": Metric.exact(_params(module), "count", "table"),
     }
     return Cost(metrics, latency)

@@ -23,7 +23,7 @@ from autocompress.core.plan import Prune, Quantize, Sparsify
 from autocompress.core.space import Space, Vector
 from autocompress.errors import AutoCompressError, RunError
 from autocompress.proxy.context import Context
-from autocompress.proxy.cost import cost_of_model, cost_of_plan
+from autocompress.proxy.cost import cost_of_model, cost_of_plan, structure_cost_of_plan
 from autocompress.proxy.evaluate import realise
 from autocompress.tasks.tree import map_tensors
 
@@ -101,6 +101,14 @@ class Meter:
                 return None
         return _costs(metrics)
 
+    def structure_costs(self, vector: Vector) -> dict[str, float] | None:
+        """Latency, MACs and weights, a hundred times as fast as all costs; None if the plan cannot be applied."""
+        with self._context.working():
+            try:
+                return structure_cost_of_plan(self.space.decode(vector), self._context)
+            except AutoCompressError:
+                return None
+
     @property
     def chance(self) -> float:
         """The loss of a model that gives its mean output for every sample."""
@@ -157,6 +165,10 @@ class Effects:
     def costs_of(self, vector: Vector) -> dict[str, float] | None:
         """What a plan costs by the tables, its loss left unmeasured; None if it cannot be applied."""
         return self._meter.costs(vector)
+
+    def structure_costs_of(self, vector: Vector) -> dict[str, float] | None:
+        """Latency, MACs and weights alone, in a millisecond; None if the plan cannot be applied."""
+        return self._meter.structure_costs(vector)
 
     def of_options(self, progress: Callable[[int, int], None] | None = None) -> Sensitivity:
         """What every option does with all other decisions at their first.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 
 from autocompress.core.constraint import Budget, Constraint
@@ -31,7 +31,7 @@ from autocompress.run.report_input import report_input
 from autocompress.run.study import Study
 from autocompress.run.trials import Listener, Trials, run_trials
 from autocompress.search.controllers import make_controller
-from autocompress.search.planned import planned_vectors
+from autocompress.search.planned import Planner
 from autocompress.search.record import Objective, Record
 from autocompress.tasks.evaluate import evaluate_metric
 
@@ -39,7 +39,8 @@ LOG = logging.getLogger("autocompress")
 LEAST_FINAL_STEPS = 120
 # Plans that the tables propose before the controller does: of 13 that the controller found for ResNet-20 on CIFAR-10 by
 # trial 50 none reached the front.
-PLANNED = 24
+# They come in waves, each of which goes as far as the trials of those before it show that losses can be brought back.
+WAVES, WAVE = 4, 7
 DENSE = "dense"
 
 
@@ -154,7 +155,7 @@ class Driver:
             least_steps=min(steps, LEAST_FINAL_STEPS),
             points=self.settings.final_points,
             # Where a final training takes seconds, a point that others beat is replaced; where it takes minutes, not.
-            spare=self.settings.final_points // 2 if steps <= LEAST_FINAL_STEPS else 0,
+            spare=self.settings.final_points if steps <= LEAST_FINAL_STEPS else 0,
             artifacts=artifacts,
             checkpoints=self.folder / CHECKPOINTS,
             listener=self.listener,
@@ -184,7 +185,8 @@ class Driver:
             executor=executor,
             constraints=self.constraints,
             baselines=self._baselines(),
-            planned=partial(self._planned, executor),
+            planned=self._planner(executor),
+            waves=WAVES,
             dense=dense,
             checkpoints=self.folder / CHECKPOINTS,
             listener=self.listener,
@@ -195,17 +197,22 @@ class Driver:
         uniform = ((label, self.space.encode(plan)) for label, plan in self.space.uniform_plans())
         return ((DENSE, self.space.dense_vector), *uniform)
 
-    def _planned(self, executor: Executor, records: Sequence[Record]) -> list[tuple[str, Vector]]:
-        """Plans from the effects of single options, which are measured once and kept in the run folder.
+    def _planner(self, executor: Executor) -> Callable[[Sequence[Record]], list[tuple[str, Vector]]]:
+        """Plans from the effects of options, which are measured once and kept in the run folder."""
 
-        Of the records only those of the baselines count, which are the same when a run goes on.
-        """
-        self.listener.say("measuring what every option does alone")
-        effects = effects_by(executor, self.shared, self.folder / SENSITIVITY)
-        options = effects.of_options(lambda done, total: self.listener.step("options measured", done, total))
-        baselines = {vector for _, vector in self._baselines()}
-        known = [record for record in records if record.vector in baselines]
-        return planned_vectors(effects, options, self.context.dense.info.blocks, self.objectives, known, PLANNED)
+        @cache
+        def planner() -> Planner:
+            self.listener.say("measuring what every option does alone")
+            effects = effects_by(executor, self.shared, self.folder / SENSITIVITY)
+            options = effects.of_options(lambda done, total: self.listener.step("options measured", done, total))
+            return Planner(effects, options, self.context.dense.info.blocks, self.objectives)
+
+        def planned(records: Sequence[Record]) -> list[tuple[str, Vector]]:
+            found = planner()
+            self.listener.say("planning what to try next")
+            return found.wave(records, WAVE)
+
+        return planned
 
 
 @contextmanager

@@ -46,7 +46,9 @@ class Trials:
     Attributes:
         executor: Does the work.
         baselines: `(label, vector)` to run first, in this order.
-        planned: More of them, put together from what is measured when the others are done.
+        planned: More of them, put together from what is measured, given the records of the baselines and of all
+            waves before.
+        waves: How often plans are put together.
         dense: Metrics of the dense model that constraints are relative to.
         checkpoints: Folder for the weights of every complete trial.
     """
@@ -58,6 +60,7 @@ class Trials:
     constraints: tuple[Constraint, ...]
     baselines: tuple[tuple[str, Vector], ...]
     planned: Callable[[Sequence[Record]], Sequence[tuple[str, Vector]]]
+    waves: int
     dense: Mapping[str, Metric]
     checkpoints: Path
     listener: Listener
@@ -88,7 +91,8 @@ class _Loop:
         self._started = time.monotonic()
         self._again = [(vector, label) for _, vector, label in trials.study.requeue_lost()]
         self._running: dict[str, TrialJob] = {}
-        self._planned: Sequence[tuple[str, Vector]] | None = None
+        self._planned = list(trials.baselines)
+        self._waves_left = trials.waves
 
     def more(self) -> bool:
         """Keeps the workers busy; False if nothing runs and nothing is left to start."""
@@ -134,21 +138,25 @@ class _Loop:
             if not running:
                 trials.listener.say(f"every one of the {trials.space.size} plans was tried")
             return None
-        for label, vector in trials.baselines:
-            if vector not in tried:
-                return vector, label
-        return self._thought_of(records, tried)
-
-    def _thought_of(self, records: Sequence[Record], tried: set[Vector]) -> tuple[Vector, str] | None:
-        """A plan that depends on what is known, None while that is not yet known."""
-        if self._planned is None:
-            if self._running:
-                # Measuring what to plan takes all workers.
+        while True:
+            for label, vector in self._planned:
+                if vector not in tried:
+                    return vector, label
+            if not self._waves_left:
+                return self._asked(records)
+            if running:
+                # A wave depends on all before it, and measuring what to plan takes all workers.
                 return None
-            self._planned = self._trials.planned(records)
-        for label, vector in self._planned:
-            if vector not in tried:
-                return vector, label
+            self._plan(records)
+
+    def _plan(self, records: Sequence[Record]) -> None:
+        """One more wave; what else was tried does not count, so that a run that goes on plans the same."""
+        before = {vector for _, vector in self._planned}
+        self._planned += self._trials.planned([record for record in records if record.vector in before])
+        self._waves_left -= 1
+
+    def _asked(self, records: Sequence[Record]) -> tuple[Vector, str] | None:
+        """What the controller asks for, None while what it depends on is not yet known."""
         known = decided_by(len(records), self._trials.executor.workers)
         if _open(records[:known]):
             return None

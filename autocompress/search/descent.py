@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autocompress.core.pareto import non_dominated
 from autocompress.search.additive import AdditiveFront, additive_front
-from autocompress.search.parts import Part, Table, union
+from autocompress.search.parts import Part, Prices, Table, union
 
 _LEAST_LEFT = 0.01
 
@@ -39,12 +39,16 @@ class Descent:
 
 
 def descents_of(
-    table: Table, groups: Sequence[Sequence[tuple[int, ...]]], costs: Sequence[str], worst: float
+    table: Table,
+    groups: Sequence[Sequence[tuple[int, ...]]],
+    costs: Sequence[str],
+    worst: float,
+    prices: Prices,
 ) -> list[Descent]:
     """A descent for every cost that can be saved, as far as the worst sum of losses allows."""
     found = []
     for cost in costs:
-        items = [_items(table, group, cost) for group in groups]
+        items = [_items(table, prices, group, cost) for group in groups]
         losses = [[part.loss for part in item] for item in items]
         savings = [[1.0 - part.ratios[cost] for part in item] for item in items]
         if any(saving > 0 for group_savings in savings for saving in group_savings):
@@ -59,19 +63,19 @@ def choices(descents: Sequence[Descent], levels: int) -> list[dict[int, int]]:
     return list({tuple(sorted(one.items())): one for one in chosen}.values())
 
 
-def _items(table: Table, group: Sequence[tuple[int, ...]], cost: str) -> list[Part]:
+def _items(table: Table, prices: Prices, group: Sequence[tuple[int, ...]], cost: str) -> list[Part]:
     """What can be chosen for a group: nothing, or any options of one alternative that no other choice beats."""
-    chosen: list[dict[int, int]] = [{}]
+    found = [table.part({})]
     for places in group:
-        pools = [[{}, *({place: option} for option in table.usable(place, cost))] for place in places]
-        partial: list[dict[int, int]] = [{}]
-        for pool in pools:
-            partial = [{**one, **other} for one in partial for other in pool]
-            partial = _kept([table.part(one) for one in partial], cost)
-        chosen += [one for one in partial if one]
-    return [table.part(one) for one in chosen]
+        partial = [table.part({})]
+        for place in places:
+            options = [{}, *({place: option} for option in table.usable(place, cost))]
+            joined = [table.part({**one.chosen, **other}) for one in partial for other in options]
+            told = (part if len(part.chosen) < 2 else prices.of(part) for part in joined)
+            partial = _kept([part for part in told if part is not None], cost)
+        found += [part for part in partial if part.chosen]
+    return found
 
 
-def _kept(parts: Sequence[Part], cost: str) -> list[dict[int, int]]:
-    kept = non_dominated([(part.loss, part.ratios[cost]) for part in parts])
-    return [dict(parts[index].chosen) for index in kept]
+def _kept(parts: Sequence[Part], cost: str) -> list[Part]:
+    return [parts[index] for index in non_dominated([(part.loss, part.ratios[cost]) for part in parts])]

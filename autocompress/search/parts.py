@@ -82,7 +82,7 @@ class Table:
             return part
         ratios = {}
         for cost, ratio in part.ratios.items():
-            share = sum(self._most(p, cost) for p in left) / max(sum(self._most(p, cost) for p in places), 1e-12)
+            share = sum(self.largest(p, cost) for p in left) / max(sum(self.largest(p, cost) for p in places), 1e-12)
             ratios[cost] = max(_LEAST_SHARE, 1.0 - (1.0 - ratio) / share) if share > 0 else 1.0
         return Part(part.chosen, part.loss, ratios)
 
@@ -90,11 +90,7 @@ class Table:
         """What is left of a dense cost."""
         return costs[cost] / max(self._dense.costs[cost], 1e-12)
 
-    def is_known(self, place: int, option: int) -> bool:
-        """Whether an option could be applied alone."""
-        return self._effects[place][option] is not None
-
-    def _most(self, place: int, cost: str) -> float:
+    def largest(self, place: int, cost: str) -> float:
         """The largest saving of a place, 0 if none of its options saves any."""
         if (place, cost) not in self._largest:
             self._largest[place, cost] = max([0.0, *(self.saving(place, o, cost) for o in self.usable(place))])
@@ -104,6 +100,30 @@ class Table:
         effect = self._effects[place][option]
         assert effect is not None
         return effect
+
+
+class Prices:
+    """Exact costs of structures beside a base: options of one layer save less together than one by one."""
+
+    def __init__(self, effects: Effects, base: Mapping[int, int]) -> None:
+        """Takes what prices a plan, and the options that are chosen everywhere."""
+        self._effects = effects
+        self._base = base
+        self._known: dict[Vector, Mapping[str, float] | None] = {}
+
+    def of(self, part: Part) -> Part | None:
+        """The part with the shares of the base's costs that are left, None if it cannot be applied."""
+        start, told = self._costs({}), self._costs(part.chosen)
+        if start is None or told is None:
+            return None
+        exact = {cost: max(_LEAST_SHARE, told[cost] / max(start[cost], 1e-12)) for cost in told}
+        return replace(part, ratios={**part.ratios, **exact})
+
+    def _costs(self, chosen: Mapping[int, int]) -> Mapping[str, float] | None:
+        vector = vector_of(self._effects.space, {**self._base, **chosen})
+        if vector not in self._known:
+            self._known[vector] = self._effects.structure_costs_of(vector)
+        return self._known[vector]
 
 
 def base_of(effects: Effects, options: Sensitivity) -> dict[int, int]:
@@ -116,7 +136,7 @@ def base_of(effects: Effects, options: Sensitivity) -> dict[int, int]:
     places = places_of(space, ("quantize",))
     firsts = [options.options[space.decisions[place].name][1:2] for place in places]
     base = dict.fromkeys(places, 1) if all(first and first[0] is not None for first in firsts) else {}
-    costs = effects.costs_of(vector_of(space, base))
+    costs = effects.structure_costs_of(vector_of(space, base))
     faster = costs is not None and costs["latency_ms"] < options.dense.costs["latency_ms"]
     return base if faster else {}
 
@@ -149,7 +169,15 @@ def places_of(space: Space, kinds: Sequence[str]) -> list[int]:
 
 def vector_of(space: Space, chosen: Mapping[int, int]) -> Vector:
     """The plan with these options and the first one elsewhere."""
-    return tuple(chosen.get(place, 0) for place in range(len(space.decisions)))
+    vector = [0] * len(space.decisions)
+    for place, option in chosen.items():
+        vector[place] = option
+    return tuple(vector)
+
+
+def chosen_by(vector: Vector) -> dict[int, int]:
+    """The options of a plan that are not the first of their decision."""
+    return {place: option for place, option in enumerate(vector) if option}
 
 
 def union(chosen: Iterable[Mapping[int, int]]) -> dict[int, int]:

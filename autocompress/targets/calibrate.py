@@ -18,7 +18,7 @@ from autocompress.core.shipped import cache_folder
 from autocompress.core.strict_yaml import Place
 from autocompress.errors import InputError
 from autocompress.targets import quiet
-from autocompress.targets.fit import TERM_NAMES, Array, design, ranges_of, solve, spread_of
+from autocompress.targets.fit import TERM_NAMES, Array, design, left_out, ranges_of, solve, spread_of
 from autocompress.targets.law import FAMILIES, TERMS, Law, Tiling
 from autocompress.targets.measure import time_sessions
 from autocompress.targets.parse import Node, law_from_node, law_to_dict
@@ -26,7 +26,7 @@ from autocompress.targets.probes import build, probes
 from autocompress.targets.session import open_session
 
 # Raised whenever the probes or the form of the law change, so that older caches are measured again.
-VERSION = 2
+VERSION = 4
 DTYPES = ("fp32", "int8")
 # ONNX Runtime's blocked kernels compute 16 output channels at a time; those for int8 need multiples of 4.
 TILINGS = {
@@ -36,33 +36,47 @@ TILINGS = {
 REPEATS = 20
 FOLDS = 4
 # Milliseconds per unit on an ordinary core: 30 GMAC/s, 10 GB/s, 1 ns per pooled output, 20 ns per pixel
-# off the fast path, 2 us per kernel.
+# off the fast path, 2 us per kernel; that a tensor lies in a branch costs a processor nothing.
 PRIOR = {
     name: 1 / 30 if unit == "million MACs" else 1 / 10 if unit == "million bytes" else 2e-3
     for name, unit in TERMS.items()
-} | {"pool": 1.0, "gather": 0.1, "unaligned": 20.0}
+} | {"pool": 1.0, "gather": 0.1, "unaligned": 20.0, "branch_reads": 1e-6}
 PULL = 0.005
 
 
 @functools.cache
 def local_laws() -> Mapping[str, Law]:
     """The laws of this machine by dtype, from the cache or measured now (about 20 seconds)."""
-    path = cache_path()
     try:
-        return _read(path)
+        return _read(cache_path())
     except (OSError, ValueError, InputError):
-        laws = measure_laws()
+        return keep(measure_laws())
+
+
+def keep(laws: Mapping[str, Law]) -> Mapping[str, Law]:
+    """Writes the laws of this machine to the cache, for later runs, and returns them."""
+    path = cache_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps({dtype: law_to_dict(law) for dtype, law in laws.items()}, indent=1), encoding="utf-8")
     partial.replace(path)
+    local_laws.cache_clear()
     return laws
 
 
 def cache_path() -> Path:
     """Where the laws are kept: one file per CPU model and ONNX Runtime version in the cache folder."""
+    return cache_folder() / f"latency-{_identity()}.json"
+
+
+def table_folder() -> Path:
+    """Where the table of kernels measured on this machine is kept, as `latency.csv`."""
+    return cache_folder() / f"latency-{_identity()}"
+
+
+def _identity() -> str:
     what = f"{cpu_model()}|{onnxruntime.__version__}|{VERSION}"
-    return cache_folder() / f"latency-{hashlib.sha256(what.encode()).hexdigest()[:12]}.json"
+    return hashlib.sha256(what.encode()).hexdigest()[:12]
 
 
 def cpu_model() -> str:
@@ -94,12 +108,7 @@ def measure_laws() -> dict[str, Law]:
 def fit_law(networks: Sequence[Sequence[Kernel]], measured_ms: Array, dtype: str) -> Law:
     """One dtype's law; its spread comes from networks that were left out of the fit in turn."""
     matrix = design(networks, dtype, TILINGS[dtype])
-    fold = np.arange(len(measured_ms)) % FOLDS
-    left_out = np.empty_like(measured_ms)
-    for index in range(FOLDS):
-        kept = fold != index
-        left_out[~kept] = matrix[~kept] @ _coefficients(matrix[kept], measured_ms[kept])
-    spread = spread_of(measured_ms / left_out)
+    spread = spread_of(measured_ms / left_out(matrix, measured_ms, FOLDS, _coefficients))
     found = dict(zip(TERM_NAMES, map(float, _coefficients(matrix, measured_ms)), strict=True))
     return Law(found, TILINGS[dtype], ranges_of(networks), dict.fromkeys(FAMILIES, spread))
 

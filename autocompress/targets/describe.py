@@ -16,11 +16,11 @@ def describe(target: Target) -> str:
     if profile.measured:
         parts.append("## Latency\n\nMeasured on this machine; `estimate` uses a law calibrated on its first use.")
     else:
-        parts += [_law(target.laws), _spreads(target.laws), _hosts(target.host_ms), _validation(target)]
+        parts += [_law(target.laws), _spreads(target.laws), _setups(target), _validation(target)]
     parts.append("## How to run\n\n" + "\n".join(f"    {command}" for command in profile.how_to_run))
     parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in profile.notes))
     parts.append("## Sources\n\n" + _table(("what", "where from"), profile.sources))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _facts(profile: Profile) -> str:
@@ -56,26 +56,41 @@ def _spreads(laws: Mapping[str, Law]) -> str:
     return "## 80 % intervals, measured / predicted\n\n" + _table(("dtype", "kernels", "low", "high"), rows)
 
 
-def _hosts(host_ms: Mapping[str, float]) -> str:
-    rows = [(source, f"{ms:.4g}") for source, ms in host_ms.items()]
-    return "## What the measuring hosts added to every network\n\n" + _table(("source", "ms"), rows)
+def _setups(target: Target) -> str:
+    if not target.setups:
+        return ""
+    name = target.profile.name
+    rows = [
+        (f"`{name}:{setup}`", one.title, one.runtime, ", ".join(one.laws), _networks(one.laws))
+        for setup, one in target.setups.items()
+    ]
+    text = "The same device as others ran it, with laws of its own."
+    return f"## Setups\n\n{text}\n\n" + _table(("target", "what", "runtime", "dtypes", "ms for any network"), rows)
+
+
+def _networks(laws: Mapping[str, Law]) -> str:
+    return ", ".join(f"{law.coefficients['network']:.4g}" for law in laws.values())
 
 
 def _validation(target: Target) -> str:
     rows = [
         (
             one.source,
+            one.setup or "-",
             one.dtype,
             str(one.rows),
             f"{one.spearman:.3f}",
             f"{one.within_10_percent:.1%}",
+            f"{one.mean_error:.1%}",
             f"{one.interval_coverage:.1%}",
         )
         for one in target.validation
     ]
-    head = ("rows never fitted", "dtype", "rows", "Spearman", "within 10 %", "inside the interval")
-    text = "The constant of the host that measured is added before rows are compared."
-    return f"## Validation\n\n{text}\n\n" + _table(head, rows)
+    head = (
+        *("rows never fitted", "setup", "dtype", "rows", "Spearman", "within 10 %", "mean error"),
+        "inside the interval",
+    )
+    return "## Validation\n\n" + _table(head, rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,9 +93,30 @@ def spreads_of(
     return result
 
 
+def left_out(matrix: Array, measured_ms: Array, folds: int, coefficients: Callable[[Array, Array], Array]) -> Array:
+    """What each row is predicted at by coefficients that were fitted without it, `[rows]`.
+
+    Args:
+        matrix: `[rows, columns]`.
+        measured_ms: `[rows]`.
+        folds: So many parts are left out in turn.
+        coefficients: Fits some rows.
+    """
+    found, fold = np.empty_like(measured_ms), np.arange(len(measured_ms)) % folds
+    for index in range(folds):
+        kept = fold != index
+        found[~kept] = matrix[~kept] @ coefficients(matrix[kept], measured_ms[kept])
+    return found
+
+
 def spread_of(ratios: Array) -> Spread:
-    """The 10 % and 90 % quantiles, widened to hold 1."""
-    low, high = np.exp(np.quantile(np.log(ratios), [0.1, 0.9]))
+    """The interval that a further ratio lies in with 80 % probability, widened to hold 1.
+
+    Source: Vovk et al., Algorithmic Learning in a Random World (2005): the (n + 1) * 0.9th of n
+    ratios, not the n * 0.9th.
+    """
+    tail = max(0.0, 1.0 - 0.9 * (len(ratios) + 1) / len(ratios))
+    low, high = np.exp(np.quantile(np.log(ratios), [tail, 1.0 - tail]))
     return Spread(round(min(1.0, float(low)), 4), round(max(1.0, float(high)), 4))
 
 

@@ -31,8 +31,10 @@ TERMS: dict[str, str] = {
     "pool": "million outputs",
     "bytes": "million bytes",
     "conv_bytes": "million bytes",
+    "conv3x3_bytes": "million bytes",
     "weights": "million bytes",
     "linear_weights": "million bytes",
+    "branch_reads": "tensor",
 }
 KINDS = (
     "conv3x3",
@@ -157,6 +159,11 @@ def kind_of(kernel: Kernel) -> str:
 
 def terms_of(kernel: Kernel, dtype: str, tiling: Tiling) -> dict[str, float]:
     """How many units of each term one kernel takes: the row of the linear system that a law is fitted with."""
+    terms = _terms_of(kernel, dtype, tiling)
+    return {**terms, "branch_reads": float(kernel.branch_reads)} if kernel.branch_reads else terms
+
+
+def _terms_of(kernel: Kernel, dtype: str, tiling: Tiling) -> dict[str, float]:
     kind = kind_of(kernel)
     size = BYTES_PER_ELEMENT[dtype] * 1e-6
     moved = (kernel.in_elements + kernel.out_elements) * size
@@ -173,7 +180,8 @@ def terms_of(kernel: Kernel, dtype: str, tiling: Tiling) -> dict[str, float]:
     if kind.startswith("depthwise"):
         return {"launch": 1.0, "window_launch": 1.0, "bytes": moved, "weights": weights, kind: macs}
     if kind.startswith("conv"):
-        terms = {"launch": 1.0, "window_launch": 1.0, "conv_bytes": moved, "weights": weights}
+        traffic = "conv3x3_bytes" if kind == "conv3x3" else "conv_bytes"
+        terms = {"launch": 1.0, "window_launch": 1.0, traffic: moved, "weights": weights}
         if kind != "conv1x1":
             terms["gather"] = macs * kernel.groups / (kernel.weight_shape or kernel.out_shape)[0]
         if not is_aligned(kernel, tiling):

@@ -4,30 +4,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from autocompress.core.fusion import FUSIONS, RUNTIMES, ZEROS, Fusion
 from autocompress.core.kernel import DTYPES
 from autocompress.core.strict_yaml import Place, read_yaml
 from autocompress.core.target import Precision, Profile
 from autocompress.errors import InputError, nearest
 from autocompress.targets.law import FAMILIES, KINDS, TERMS, Law, Range, Spread, Tiling
 
-RUNTIMES = ("onnxruntime", "tensorrt")
 LAW_UNIT = "ms"
+# What a profile may say of its runtime's fusion, where that was found to be otherwise.
+_FUSION_KEYS = ("norms", "sum_activations", "pointwise", "siblings", "concat_in_place", "repeated")
 
 
 @dataclass(frozen=True)
 class Validation:
-    """How a law did on held-out rows of one source; shares are between 0 and 1."""
+    """How a law did on held-out rows of one source; shares are between 0 and 1.
+
+    Attributes:
+        setup: Whose law it is; empty for the target as it is.
+    """
 
     source: str
+    setup: str
     dtype: str
     rows: int
     spearman: float
     within_10_percent: float
+    mean_error: float
     interval_coverage: float
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The same device as somebody else ran it: another runtime, another host program, laws of its own."""
+
+    title: str
+    runtime: str
+    fusion: Fusion
+    laws: Mapping[str, Law]
 
 
 @dataclass(frozen=True)
@@ -36,7 +56,7 @@ class Parsed:
 
     profile: Profile
     laws: Mapping[str, Law]
-    host_ms: Mapping[str, float]
+    setups: Mapping[str, Setup]
     validation: tuple[Validation, ...]
 
 
@@ -118,15 +138,49 @@ def read_profile(path: Path) -> Parsed:
         return Parsed(profile, {}, {}, ())
     law = root.node("law")
     law.name("unit", (LAW_UNIT,))
-    tiling = _tiling(law.node("tiling"))
-    dtypes = law.node("dtypes")
-    laws = {dtype: law_from_node(dtypes.node(dtype), tiling) for dtype in dtypes.names(DTYPES)}
+    laws = _laws(law)
     for precision in profile.precisions:
         if precision.runs_as not in laws:
-            raise dtypes.fail(precision.runs_as, "is missing; a dtype that something runs as needs a law")
-    hosts = law.node("host")
+            raise law.node("dtypes").fail(precision.runs_as, "is missing; a dtype that something runs as needs a law")
+    named = law.node("setups")
+    setups = {name: _setup(named.node(name)) for name in named.data}
     validation = tuple(_validation(place, index, entry) for index, entry in enumerate(law.get("validation", list)))
-    return Parsed(profile, laws, {name: hosts.number(name) for name in hosts.data}, validation)
+    for index, one in enumerate(validation):
+        if one.setup and one.setup not in setups:
+            where = place.at(f"law.validation[{index}].setup")
+            raise InputError(f"{where}: is {one.setup!r}; {nearest(one.setup, setups)}")
+    return Parsed(profile, laws, setups, validation)
+
+
+def fusion_of(path: Path) -> Fusion:
+    """The fusion rules of a profile alone; its law may be missing.
+
+    Raises:
+        InputError: it is not YAML, or its runtime or fusion is wrong.
+    """
+    data, place = read_yaml(path)
+    root = Node(place, "", data)
+    return _fusion(root, root.name("runtime", RUNTIMES))
+
+
+def _laws(node: Node) -> dict[str, Law]:
+    tiling, dtypes = _tiling(node.node("tiling")), node.node("dtypes")
+    return {dtype: law_from_node(dtypes.node(dtype), tiling) for dtype in dtypes.names(DTYPES)}
+
+
+def _setup(node: Node) -> Setup:
+    runtime = node.name("runtime", RUNTIMES)
+    return Setup(node.get("title", str), runtime, _fusion(node, runtime), _laws(node))
+
+
+def _fusion(node: Node, runtime: str) -> Fusion:
+    """The rules of the runtime, with what the profile says otherwise under `fusion`."""
+    if "fusion" not in node.data:
+        return FUSIONS[runtime]
+    said = node.node("fusion")
+    keys = said.names((*_FUSION_KEYS, "zeros"))
+    fusion = replace(FUSIONS[runtime], **{key: said.get(key, bool) for key in keys if key != "zeros"})
+    return replace(fusion, zeros=said.name("zeros", ZEROS)) if "zeros" in keys else fusion
 
 
 def _profile(root: Node) -> Profile:
@@ -135,11 +189,13 @@ def _profile(root: Node) -> Profile:
     opset = root.get("opset", int)
     if opset < 7:
         raise root.fail("opset", f"is {opset}; allowed: 7 or more")
+    runtime = root.name("runtime", RUNTIMES)
     unknown_memory = "memory_bytes" in root.data and root.data["memory_bytes"] is None
     return Profile(
         name=root.get("name", str),
         title=root.get("title", str),
-        runtime=root.name("runtime", RUNTIMES),
+        runtime=runtime,
+        fusion=_fusion(root, runtime),
         runtime_version=root.get("runtime_version", str),
         opset=opset,
         default_precision=root.name("default_precision", DTYPES),
@@ -180,6 +236,13 @@ def law_from_node(node: Node, tiling: Tiling) -> Law:
     )
 
 
+def with_law(profile: Path, law: Mapping[str, Any]) -> str:
+    """The text of a profile with another section `law:`; what a person wrote above it stays."""
+    written = profile.read_text(encoding="utf-8").split("\nlaw:")[0].rstrip("\n")
+    text = yaml.safe_dump({"law": law}, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    return f"{written}\n{text}"
+
+
 def law_to_dict(law: Law) -> dict[str, Any]:
     """One dtype's law as plain data, without its tiling."""
     return {
@@ -210,9 +273,11 @@ def _validation(place: Place, index: int, entry: object) -> Validation:
     node = Node(place, f"law.validation[{index}].", entry)
     return Validation(
         source=node.get("source", str),
+        setup=node.get("setup", str),
         dtype=node.name("dtype", DTYPES),
         rows=int(node.number("rows", 1)),
         spearman=node.number("spearman", -1.0),
         within_10_percent=node.number("within_10_percent"),
+        mean_error=node.number("mean_error"),
         interval_coverage=node.number("interval_coverage"),
     )

@@ -6,15 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from autocompress.core.kernel import Kernel
+from autocompress.targets.micro import chain
 
 OPSET = 17
-SCALE, ZERO = 0.05, 128
 # Kernels in a row in one model; more of them drown the cost of a session's call.
 CHAIN = 4
 
@@ -60,66 +57,14 @@ def probes(dtype: str) -> list[Probe]:
 
 
 def build(probe: Probe) -> Built:
-    """The model of one probe; int8 ones read and write uint8, with a QDQ pair around each op."""
-    shapes = [_input_shape(probe)]
+    """The model of one probe: `CHAIN` kernels, each reading what the one before it wrote."""
     kernels: list[Kernel] = []
-    graph = _Graph(probe.dtype == "int8")
-    value = graph.enter("x")
-    for index in range(CHAIN):
-        kernel = _kernel(probe, shapes[-1])
-        value = graph.leave(_node(graph, probe, kernel, value, f"v{index}"), last=index == CHAIN - 1)
-        kernels.append(kernel)
-        shapes.append(kernel.out_shape)
-    element = TensorProto.UINT8 if graph.quantized else TensorProto.FLOAT
-    inputs = [helper.make_tensor_value_info("x", element, (1, *shapes[0]))]
-    outputs = [helper.make_tensor_value_info(value, element, (1, *shapes[-1]))]
-    proto = helper.make_graph(graph.nodes, "probe", inputs, outputs, graph.constants)
-    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
-    onnx.checker.check_model(model)
-    noise = np.random.default_rng(0).random((1, *shapes[0]), dtype=np.float32)
-    feed = (noise * 255).astype(np.uint8) if graph.quantized else noise
-    return Built(model.SerializeToString(), tuple(kernels), {"x": feed})
-
-
-class _Graph:
-    """Collects nodes and constants, and wraps activations and weights in QDQ pairs when quantized."""
-
-    def __init__(self, quantized: bool) -> None:
-        self.quantized = quantized
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-        if quantized:
-            self.constant("scale", np.array(SCALE, np.float32))
-            self.constant("zero", np.array(ZERO, np.uint8))
-            self.constant("weight_zero", np.array(0, np.int8))
-
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        self.constants.append(numpy_helper.from_array(value, name))
-        return name
-
-    def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
-        return output
-
-    def enter(self, name: str) -> str:
-        return self.node("DequantizeLinear", [name, "scale", "zero"], f"{name}_f") if self.quantized else name
-
-    def leave(self, name: str, last: bool) -> str:
-        if not self.quantized:
-            return name
-        quantized = self.node("QuantizeLinear", [name, "scale", "zero"], f"{name}_q")
-        return quantized if last else self.enter(quantized)
-
-    def weight(self, name: str, shape: tuple[int, ...]) -> str:
-        rng = np.random.default_rng(0)
-        if not self.quantized:
-            return self.constant(name, (rng.standard_normal(shape) / math.prod(shape[1:])).astype(np.float32))
-        stored = self.constant(f"{name}_q", rng.integers(-127, 128, shape, dtype=np.int8))
-        return self.node("DequantizeLinear", [stored, "scale", "weight_zero"], name)
-
-
-def _input_shape(probe: Probe) -> tuple[int, ...]:
-    return (probe.channels,) if probe.op == "linear" else (probe.channels, probe.side, probe.side)
+    shape: tuple[int, ...] = (probe.channels,) if probe.op == "linear" else (probe.channels, probe.side, probe.side)
+    for _ in range(CHAIN):
+        kernels.append(_kernel(probe, shape))
+        shape = kernels[-1].out_shape
+    network = chain(kernels, OPSET)
+    return Built(network.model, tuple(kernels), {feed.name: feed.values() for feed in network.feeds})
 
 
 def _kernel(probe: Probe, shape: tuple[int, ...]) -> Kernel:
@@ -134,17 +79,6 @@ def _kernel(probe: Probe, shape: tuple[int, ...]) -> Kernel:
         macs = math.prod(weight) * side * side
         stride, out = (probe.stride, probe.stride), (channels, side, side)
         return Kernel("conv2d", "", probe.dtype, (shape,), out, weight, stride, (1, 1), groups, (), macs)
-    op = "pool" if probe.op == "pool" else "elementwise"
-    return Kernel(op, "", probe.dtype, (shape,) * (2 if probe.op == "add" else 1), shape)
-
-
-def _node(graph: _Graph, probe: Probe, kernel: Kernel, value: str, output: str) -> str:
-    if kernel.weight_shape is not None:
-        weight = graph.weight(f"{output}_w", kernel.weight_shape)
-        if probe.op == "linear":
-            return graph.node("Gemm", [value, weight], output, transB=1)
-        pads, strides = [probe.window // 2] * 4, [probe.stride] * 2
-        return graph.node("Conv", [value, weight], output, pads=pads, strides=strides, group=kernel.groups)
     if probe.op == "pool":
-        return graph.node("MaxPool", [value], output, kernel_shape=[3, 3], pads=[1] * 4)
-    return graph.node("Add", [value, value], output) if probe.op == "add" else graph.node("Relu", [value], output)
+        return Kernel("pool", "", probe.dtype, (shape,), shape, stride=(1, 1), aten="max_pool2d", window=window)
+    return Kernel("elementwise", "", probe.dtype, (shape,) * (2 if probe.op == "add" else 1), shape, aten=probe.op)

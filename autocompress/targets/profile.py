@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,25 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from autocompress.core.fusion import Fusion, Step
 from autocompress.core.kernel import DTYPES, Kernel
 from autocompress.core.shipped import shipped_dir
 from autocompress.core.target import KernelEstimate, LatencyEstimate, Profile
 from autocompress.errors import InputError, nearest
 from autocompress.graph.kernels import kernels
 from autocompress.graph.trace import record_shapes, trace
+from autocompress.targets.interpolate import NOISE_SPREAD, Neighbours, interpolate, neighbours
+from autocompress.targets.kernel_key import KernelKey
 from autocompress.targets.law import Law, Spread, family_of, kind_of, sizes_of
-from autocompress.targets.parse import Validation, read_profile
+from autocompress.targets.parse import Setup, Validation, read_profile
+from autocompress.targets.table import Table, read_table
 
 # Nothing was ever measured of such a kernel: its interval is at least this wide.
 UNSEEN = Spread(0.5, 2.0)
 OUT_OF_RANGE_FACTOR = 2.0
+
+# Everything of a kernel but where it stands and what was asked of it: the same is estimated once.
+_WHAT_COUNTS = attrgetter(*(each.name for each in fields(Kernel) if each.name not in ("layer", "dtype")))
 
 _Known = tuple[float, float, float, str, str | None]
 
@@ -34,20 +43,45 @@ class Target:
 
     Attributes:
         laws: One per dtype that computes natively; empty for a device that is measured on the spot.
-        host_ms: What the hosts of published measurements added to every network, by source.
-        validation: How the law did on rows that were held out.
+        setups: The same device as others ran it, by name; see `at`.
+        validation: How the laws did on rows that were held out.
+        table: Kernels that were measured on the device itself.
     """
 
     profile: Profile
     laws: Mapping[str, Law]
-    host_ms: Mapping[str, float] = field(default_factory=dict)
+    setups: Mapping[str, Setup] = field(default_factory=dict)
     validation: tuple[Validation, ...] = ()
-    _known: dict[tuple[Any, ...], _Known] = field(default_factory=dict, repr=False, compare=False)
+    table: Table = field(default_factory=Table)
+    _known: dict[tuple[Any, ...], _Known] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @staticmethod
     def load(name_or_path: str | Path) -> Target:
         """Reads a shipped target by name, or any by path; see `load_target`."""
         return load_target(name_or_path)
+
+    @property
+    def fusion(self) -> Fusion:
+        """What the runtime runs as one kernel, and what it does not run."""
+        return self.profile.fusion
+
+    def at(self, setup: str) -> Target:
+        """The target as others ran it: `raspberry-pi-5` at `litert`, `jetson-nano` at `synthetic_cnns`.
+
+        Raises:
+            InputError: the profile has no such setup.
+        """
+        if setup not in self.setups:
+            raise InputError(f"target {self.profile.name!r} has no setup {setup!r}; {nearest(setup, self.setups)}")
+        other = self.setups[setup]
+        profile = replace(
+            self.profile,
+            name=f"{self.profile.name}:{setup}",
+            title=f"{self.profile.title}, {other.title}",
+            runtime=other.runtime,
+            fusion=other.fusion,
+        )
+        return replace(self, profile=profile, laws=other.laws, table=Table())
 
     def estimate(
         self, model: nn.Module, example_inputs: tuple[Tensor, ...], precision: str | None = None
@@ -63,11 +97,14 @@ class Target:
             InputError: the forward fails on the example inputs, or an unknown precision.
         """
         if isinstance(model, GraphModule):
-            module = copy.deepcopy(model)
-            record_shapes(module, tuple(torch.cat([x[:1], x[:1]]) for x in example_inputs))
+            module = model
+            shapes = [node.meta.get("shape") for node in model.graph.find_nodes(op="placeholder")]
+            if shapes != [(2, *x.shape[1:]) for x in example_inputs]:
+                module = copy.deepcopy(model)
+                record_shapes(module, tuple(torch.cat([x[:1], x[:1]]) for x in example_inputs))
         else:
             module = trace(model, example_inputs)
-        return self.estimate_kernels(kernels(module), precision or self.profile.default_precision)
+        return self.estimate_kernels(kernels(module, self.fusion), precision or self.profile.default_precision)
 
     def calibrated(self) -> Target:
         """The same with its laws: those of this machine are read from the cache or measured now."""
@@ -75,7 +112,7 @@ class Target:
             return self
         from autocompress.targets.calibrate import local_laws
 
-        return replace(self, laws=local_laws(), _known={})
+        return replace(self, laws=local_laws())
 
     def law_of(self, dtype: str) -> Law:
         """The law of kernels that compute in `dtype`; a local target is calibrated on first use.
@@ -88,6 +125,10 @@ class Target:
         if dtype not in self.laws:
             raise InputError(f"target {self.profile.name!r} has no law for {dtype!r}; {nearest(dtype, self.laws)}")
         return self.laws[dtype]
+
+    def estimate_steps(self, steps: Sequence[Step], precision: str) -> LatencyEstimate:
+        """Predicts one pass of what `fuse` gave; see `estimate_kernels`."""
+        return self.estimate_kernels([step.kernel for step in steps if step.kernel is not None], precision)
 
     def estimate_kernels(self, kernels: Sequence[Kernel], precision: str) -> LatencyEstimate:
         """Predicts one pass at batch 1.
@@ -118,13 +159,34 @@ class Target:
             precision=precision,
         )
 
+    def dtype_of(self, kernel: Kernel, precision: str) -> str:
+        """What a kernel really computes in; kernels that nobody quantized run in `precision`."""
+        return self.profile.runs_as(precision if kernel.dtype == "fp32" else kernel.dtype)
+
     def _estimate(self, kernel: Kernel, precision: str) -> KernelEstimate:
-        dtype = self.profile.runs_as(precision if kernel.dtype == "fp32" else kernel.dtype)
-        shapes = (kernel.in_shapes, kernel.out_shape, kernel.weight_shape)
-        key = (dtype, kernel.op, shapes, kernel.stride, kernel.dilation, kernel.groups, kernel.macs)
-        if key not in self._known:
-            self._known[key] = _predict(self.law_of(dtype), kernel, dtype)
-        return KernelEstimate(kernel, *self._known[key])
+        dtype = self.dtype_of(kernel, precision)
+        what = (dtype, _WHAT_COUNTS(kernel))
+        if what not in self._known:
+            key = KernelKey.of(kernel, dtype)
+            self._known[what] = self._read(kernel, key) or _predict(self.law_of(dtype), kernel, dtype)
+        return KernelEstimate(kernel, *self._known[what])
+
+    def _read(self, kernel: Kernel, key: KernelKey) -> _Known | None:
+        """What the table says of a kernel: measured, or between measured ones; None where it is too far from them."""
+        if not self.table.rows:
+            return None
+        near = interpolate(self._neighbours, kernel, key.dtype)
+        found = self.table.lookup(key)
+        if found is not None:
+            spread = near.spread if near is not None else NOISE_SPREAD
+            return found.p50_ms, found.p50_ms * spread.low, found.p50_ms * spread.high, "table", None
+        if near is None:
+            return None
+        return near.ms, near.ms * near.spread.low, near.ms * near.spread.high, "interpolated", None
+
+    @cached_property
+    def _neighbours(self) -> Neighbours:
+        return neighbours(self.table, self.calibrated().laws)
 
 
 def _predict(law: Law, kernel: Kernel, dtype: str) -> _Known:
@@ -143,10 +205,34 @@ def _predict(law: Law, kernel: Kernel, dtype: str) -> _Known:
 
 
 def load_target(name_or_path: str | Path) -> Target:
-    """Reads a shipped target by name, or any by the path of its folder or `profile.yaml`.
+    """Reads a shipped target by name, or any by the path of its folder or `profile.yaml`; `name:setup` picks a setup.
+
+    A `latency.csv` beside the profile is read as well.
 
     Raises:
-        InputError: no such target, or its profile is not valid.
+        InputError: no such target, or its profile or table is not valid.
+    """
+    name, colon, setup = str(name_or_path).rpartition(":")
+    if colon and name and not Path(name_or_path).exists():
+        return load_target(name).at(setup)
+    path = profile_path(name_or_path)
+    parsed = read_profile(path)
+    table = (_local_tables() if parsed.profile.measured else path.parent) / "latency.csv"
+    measured = read_table(table) if table.is_file() else Table()
+    return Target(parsed.profile, parsed.laws, parsed.setups, parsed.validation, measured)
+
+
+def _local_tables() -> Path:
+    from autocompress.targets.calibrate import table_folder
+
+    return table_folder()
+
+
+def profile_path(name_or_path: str | Path) -> Path:
+    """The `profile.yaml` of a shipped target, or of a folder or file that is named.
+
+    Raises:
+        InputError: there is none.
     """
     path = Path(name_or_path)
     if path.is_dir() and (path / "profile.yaml").is_file():
@@ -158,8 +244,7 @@ def load_target(name_or_path: str | Path) -> Target:
             f"target {str(name_or_path)!r} is neither shipped nor a path to a profile.yaml; "
             f"{nearest(str(name_or_path), target_names())}"
         )
-    parsed = read_profile(path)
-    return Target(parsed.profile, parsed.laws, parsed.host_ms, parsed.validation)
+    return path
 
 
 def target_names() -> list[str]:

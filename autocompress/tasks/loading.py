@@ -34,32 +34,47 @@ def load_task(ref: str) -> Task:
     if not colon or not source or not function.isidentifier():
         hint = f"write {ref}:build, with the function that returns the Task" if ref.endswith(".py") else ""
         raise InputError(f"unknown task {ref!r}; {hint or nearest(ref, BUILTIN)} ({_FORMS})")
-    try:
-        module = _import_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
-    except USER_CODE_ERRORS as error:
-        raise InputError(f"task {ref!r}: cannot import {source}: {_told(error, source)}") from error
-    build = getattr(module, function, None)
-    if not callable(build):
-        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise InputError(f"task {ref!r}: {source} has no function {function!r}; {nearest(function, names)}")
-    try:
-        task: object = build()
-    except USER_CODE_ERRORS as error:
-        raise InputError(f"task {ref!r}: {function}() fails: {_told(error, module.__file__)}") from error
+    task = call_user_function(ref, "task")
     if not isinstance(task, Task):
         raise InputError(f"task {ref!r}: {function}() returns a {type(task).__name__}; it must return a Task")
     return task
+
+
+def call_user_function(ref: str, what: str) -> object:
+    """What `file.py:function` or `package.module:function` returns when it is called without arguments.
+
+    Args:
+        ref: Names the function, behind the last colon.
+        what: A word for it in errors.
+
+    Raises:
+        InputError: no such file, module or function, or the code fails (with file and line).
+    """
+    source, _, function = ref.rpartition(":")
+    try:
+        module = _import_file(Path(source), what) if source.endswith(".py") else importlib.import_module(source)
+    except USER_CODE_ERRORS as error:
+        raise InputError(f"{what} {ref!r}: cannot import {source}: {_told(error, source)}") from error
+    build = getattr(module, function, None)
+    if not callable(build):
+        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise InputError(f"{what} {ref!r}: {source} has no function {function!r}; {nearest(function, names)}")
+    try:
+        made: object = build()
+    except USER_CODE_ERRORS as error:
+        raise InputError(f"{what} {ref!r}: {function}() fails: {_told(error, module.__file__)}") from error
+    return made
 
 
 def _told(error: BaseException, file: str | None) -> str:
     return f"{first_line(error)} ({place(error, str(Path(file).resolve()) if file else None)})"
 
 
-def _import_file(path: Path) -> ModuleType:
+def _import_file(path: Path, what: str) -> ModuleType:
     """Imports a file under its own name, so that what it defines can be pickled."""
     path = path.resolve()
     if not path.is_file():
-        raise InputError(f"task file {path} does not exist; check the path, which starts at the working directory")
+        raise InputError(f"{what} file {path} does not exist; check the path, which starts at the working directory")
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     name = path.stem

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from example_models import LENET, RESNET, make_layer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from autocompress.core.rules import SpaceRules, build_space, load_rules, lowrank
 from autocompress.core.shipped import shipped_dir
 from autocompress.core.space import Option
 from autocompress.errors import InputError
+from tests.core.example_models import LENET, RESNET, make_layer
 
 SHIPPED = sorted(file.stem for file in shipped_dir("search_spaces").iterdir() if file.suffix in (".yaml", ".py"))
 

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from autocompress.core.fusion import FUSIONS
 from autocompress.core.kernel import Kernel
 from autocompress.core.metric import Metric
 from autocompress.core.target import KernelEstimate, LatencyEstimate, Precision, Profile
@@ -28,6 +29,7 @@ PROFILE = Profile(
     name="jetson-nano",
     title="NVIDIA Jetson Nano (Maxwell, 4 GB)",
     runtime="tensorrt",
+    fusion=FUSIONS["tensorrt"],
     runtime_version="8.2",
     opset=13,
     default_precision="fp16",

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from autocompress.errors import InputError, UnsupportedError
 from autocompress.graph.info import layer_infos, runnable_resolutions, trace_model
+from autocompress.graph.kernels import network_of
 from autocompress.graph.trace import trace
 from tests.graph.published import ALL, batch_like, net
 from tests.graph.traced import traced
@@ -217,3 +218,11 @@ def test_a_smaller_resolution_takes_the_same_inputs() -> None:
     with torch.no_grad():
         torch.testing.assert_close(half.module(*batch), model(smaller), rtol=1e-5, atol=1e-5)
     assert half.info.macs < traced("mobilenet").info.macs / 3
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet", "unet", "text_encoder"])
+def test_a_model_without_weights_has_the_same_operators(name: str) -> None:
+    model, inputs = net(name)
+    lifted = trace(copy.deepcopy(model).to("meta"), inputs)
+    assert all(parameter.is_meta for parameter in lifted.parameters())
+    assert network_of(lifted) == network_of(traced(name).module)

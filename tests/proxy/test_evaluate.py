@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from autocompress.core.fusion import fuse
 from autocompress.core.plan import LowRank, Plan, Prune, Quantize, Sparsify, Student
 from autocompress.core.rules import build_space, load_rules
 from autocompress.emit.onnx_export import export_onnx
 from autocompress.errors import PlanError, RunError
 from autocompress.graph.info import total_macs
+from autocompress.graph.kernels import network_of
 from autocompress.proxy.context import Context, Effort
-from autocompress.proxy.cost import cost_of_model, cost_of_plan
+from autocompress.proxy.cost import cost_of_model, cost_of_plan, latency_of_plan
 from autocompress.proxy.evaluate import evaluate, realise, starting_rate
 from autocompress.proxy.memory import peak_activation_bytes
 from autocompress.run.adapt import adapt_rules
@@ -188,7 +191,9 @@ def test_the_predicted_size_is_that_of_the_file(name: str, tmp_path: Path) -> No
         assert found.pop("size_bytes").value == pytest.approx(size, rel=0.03)
         assert predicted == found
         assert predicted["macs"].value == total_macs(module)
-        assert predicted["peak_memory_bytes"].value == peak_activation_bytes(module, "fp16")
+        network = network_of(module)
+        peak = peak_activation_bytes(network, fuse(network, context.target.fusion), "fp16")
+        assert predicted["peak_memory_bytes"].value == peak
         assert predicted["latency_ms"].low <= predicted["latency_ms"].value <= predicted["latency_ms"].high
 
 
@@ -211,3 +216,15 @@ def test_the_rate_of_a_model_without_batchnorm_is_the_tasks() -> None:
     group = next(group.name for group in context.dense.info.groups if group.blocked_by is None)
     plan = Plan(groups=((group, Prune(0.5)),))
     assert starting_rate(plan, realise(plan, context).module, context) == context.task.learning_rate
+
+
+@pytest.mark.parametrize("plan", [*PLANS, RANDOM, Plan(layers=(("3", (Quantize(4, 8),)),))], ids=str)
+def test_the_latency_of_a_plan_needs_no_model(context: Context, plan: Plan) -> None:
+    alone, whole = latency_of_plan(plan, context), cost_of_plan(plan, context).latency
+    assert alone == whole
+    assert pickle.loads(pickle.dumps(context)).network(plan) == context.network(plan)
+
+
+def test_the_latency_of_a_plan_that_does_not_fit_is_refused(context: Context) -> None:
+    with pytest.raises(PlanError, match="does not have"):
+        latency_of_plan(Plan(groups=(("nothing", Prune(0.5)),)), context)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,13 +18,15 @@ from torch import Tensor
 from autocompress.core.constraint import Budget, parse_constraint
 from autocompress.core.metric import Metric
 from autocompress.core.rules import SpaceRules
+from autocompress.core.space import Vector
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.run import jobs
 from autocompress.run import trials as loop
 from autocompress.run.jobs import checkpoint_path, load_weights, refused_by
 from autocompress.run.study import Study
-from autocompress.run.trials import run_trials
+from autocompress.run.trials import Trials, run_trials
+from autocompress.search.record import Record
 from tests.run.tiny import OBJECTIVES, Told, make_trials, tiny_context, tiny_space, tiny_task
 
 Loss = Callable[[Any, Any], Tensor]
@@ -78,6 +80,29 @@ def test_baselines_come_first_and_once(tmp_path: Path, context: Context) -> None
     trials = make_trials(tmp_path, context, baselines=baselines)
     assert run_trials(trials, Budget(trials=3))
     assert [record.label for record in trials.study.records()] == ["dense", "middle", "search"]
+
+
+def test_every_wave_knows_the_baselines_and_all_waves_before(tmp_path: Path, context: Context) -> None:
+    space = tiny_space(context)
+    vectors = [(*[0] * (len(space.decisions) - 2), *pair) for pair in ((0, 1), (1, 0), (1, 1))]
+    asked: list[list[str]] = []
+
+    def planned(records: Sequence[Record]) -> list[tuple[str, Vector]]:
+        assert all(record.state == "complete" for record in records)
+        asked.append([record.label for record in records])
+        wave = len(asked) - 1
+        return [(f"wave {wave}", vectors[wave])] if wave < 2 else [("wave 2", vectors[2]), ("known", vectors[0])]
+
+    def trials() -> Trials:
+        return replace(make_trials(tmp_path, context), planned=planned, waves=3)
+
+    assert run_trials(trials(), Budget(trials=3))
+    assert asked == [["dense"], ["dense", "wave 0"]]
+    asked.clear()
+    assert run_trials(trials(), Budget(trials=5))
+    assert asked == [["dense"], ["dense", "wave 0"], ["dense", "wave 0", "wave 1"]]
+    labels = [record.label for record in trials().study.records()]
+    assert labels == ["dense", "wave 0", "wave 1", "wave 2", "search"]
 
 
 def test_more_trials_go_on_where_the_last_ones_ended(tmp_path: Path, context: Context) -> None:

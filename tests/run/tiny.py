@@ -137,6 +137,7 @@ def make_trials(
         constraints=parsed,
         baselines=baselines if baselines is not None else (("dense", space.dense_vector),),
         planned=lambda records: [],
+        waves=0,
         dense={"accuracy": Metric.exact(50.0, "percent"), **dense_cost(context, space)},
         checkpoints=folder / "checkpoints",
         listener=listener or Told(),

@@ -4,8 +4,10 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from autocompress.core.kernel import Kernel
 from autocompress.errors import InputError
@@ -123,6 +125,15 @@ def test_estimates_are_consistent() -> None:
         assert estimate.low_ms <= estimate.ms <= estimate.high_ms
         assert sum(estimate.coverage.values()) == pytest.approx(1.0)
         assert len(estimate.layers) == len(KERNELS)
+
+
+def test_a_model_without_weights_is_estimated() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 224 * 224, 4096))
+    estimate = NANO.estimate(model, (torch.zeros(1, 3, 224, 224),), "fp16")
+    assert [layer.kernel.op for layer in estimate.layers] == ["conv2d", "linear"]
+    # 13 billion weights of 2 bytes at 25.6 GB/s at best.
+    assert estimate.layers[1].ms > 64 * 224 * 224 * 4096 * 2 / 25.6e6
 
 
 def test_smaller_networks_are_faster() -> None:

@@ -37,7 +37,7 @@ def test_what_cannot_be_measured(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"missing\.onnx: there is no such file"):
         measure_onnx(tmp_path / "missing.onnx", built.feeds, repeats=1)
     with pytest.raises(InputError, match="cannot run"):
-        measure_onnx(built.model, {"y": built.feeds["x"]}, repeats=1)
+        measure_onnx(built.model, {"y": built.feeds["x0"]}, repeats=1)
 
 
 @pytest.mark.parametrize("dtype", calibrate.DTYPES)

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +59,10 @@ REMOVED = object()
         (("law", "dtypes", "fp16", "spreads", "small"), [1.1, 1.2], r"fp16\.spreads\.small: .*low <= 1"),
         (("law", "dtypes", "fp16", "ranges", "pool", "pixels"), [1], r"ranges\.pool\.pixels: is \[1\]"),
         (("law", "validation", 0), 3, r"law\.validation\[0\]: is 3"),
+        (("law", "validation", 0, "setup"), "nas", r"law\.validation\[0\]\.setup: is 'nas'"),
+        (("law", "setups", "synthetic_cnns", "runtime"), "trt", r"setups\.synthetic_cnns\.runtime: is 'trt'"),
+        (("fusion",), {"zeros": "never"}, r"fusion\.zeros: is 'never'"),
+        (("fusion",), {"nroms": True}, r"fusion\.nroms: is unknown; did you mean 'norms'"),
     ],
 )
 def test_a_corrupt_profile_names_file_and_key(tmp_path: Path, keys: tuple[Any, ...], value: Any, message: str) -> None:
@@ -86,14 +89,43 @@ def test_what_is_no_profile_at_all(tmp_path: Path, text: str) -> None:
         load_target(path)
 
 
-def test_validation_is_within_what_is_promised() -> None:
-    target = load_target("jetson-nano")
-    assert all(0.75 <= one.interval_coverage <= 0.90 for one in target.validation)
-    by_source = {one.source.split(",")[0]: one for one in target.validation}
-    synthetic, cells = by_source["synthetic CNNs"], by_source["NAS-Bench-201"]
-    assert synthetic.spearman >= 0.995
-    assert synthetic.within_10_percent > 0.8
-    assert cells.within_10_percent >= 0.95
+# Of NAS-Bench-201 networks that were never fitted, this share is within 10 %: what is promised, less a sample's noise.
+PROMISED = {
+    ("jetson-nano", "fp32"): 0.98,
+    ("jetson-nano", "fp16"): 0.97,
+    ("jetson-tx2", "fp32"): 0.85,
+    ("raspberry-pi-4", "fp32"): 0.90,
+    ("raspberry-pi-5", "fp32"): 0.97,
+    ("cortex-a76", "fp32"): 0.98,
+    ("cortex-a76", "int8"): 0.97,
+    ("adreno-640", "fp32"): 0.99,
+    ("edge-tpu", "int8"): 0.97,
+}
+
+
+@pytest.mark.parametrize(("name", "dtype"), PROMISED)
+def test_validation_is_within_what_is_promised(name: str, dtype: str) -> None:
+    found = [one for one in load_target(name).validation if one.dtype == dtype and one.source.startswith("NAS")]
+    assert found
+    for one in found:
+        assert one.within_10_percent >= PROMISED[name, dtype]
+        assert 0.75 <= one.interval_coverage <= 0.90
+
+
+def test_the_synthetic_networks_of_the_nano() -> None:
+    one = next(one for one in load_target("jetson-nano").validation if one.source.startswith("synthetic"))
+    assert one.spearman >= 0.995
+    assert one.within_10_percent >= 0.88
+    assert one.mean_error <= 0.05
+    assert 0.75 <= one.interval_coverage <= 0.90
+
+
+def test_a_setup_is_the_same_device_as_others_ran_it() -> None:
+    pi = load_target("raspberry-pi-5:litert")
+    assert (pi.profile.name, pi.profile.runtime) == ("raspberry-pi-5:litert", "litert")
+    assert pi == load_target("raspberry-pi-5").at("litert")
+    with pytest.raises(InputError, match=r"'raspberry-pi-5' has no setup 'litter'; did you mean 'litert'\?"):
+        load_target("raspberry-pi-5:litter")
 
 
 @pytest.mark.parametrize("name", target_names())
@@ -102,18 +134,15 @@ def test_the_page_is_current(name: str) -> None:
     assert page.read_text(encoding="utf-8") == describe(load_target(name))
 
 
-def test_the_law_can_be_fitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["edge-tpu", "jetson-xavier"])
+def test_the_law_can_be_fitted_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = os.environ.get("AUTOCOMPRESS_LATENCY")
     if not folder:
         pytest.skip("AUTOCOMPRESS_LATENCY does not name the folder of published measurements")
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    spec = importlib.util.spec_from_file_location("fit_targets", ROOT / "scripts" / "fit_targets.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "fit_targets", module)
-    spec.loader.exec_module(module)
+    module: Any = importlib.import_module("fit_targets")
+    shipped = shipped_dir("hardware_profiles") / name / "profile.yaml"
     copy = tmp_path / "profile.yaml"
-    copy.write_text(NANO.read_text(encoding="utf-8"), encoding="utf-8")
-    module.rewrite(copy, module.fit_nano(module.read_rows(Path(folder))))
-    assert copy.read_text(encoding="utf-8") == NANO.read_text(encoding="utf-8")
+    copy.write_text(shipped.read_text(encoding="utf-8"), encoding="utf-8")
+    module.rewrite(copy, module.law_of(name, Path(folder)))
+    assert copy.read_text(encoding="utf-8") == shipped.read_text(encoding="utf-8")

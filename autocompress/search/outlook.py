@@ -1,0 +1,80 @@
+"""What plans are expected to lose in a trial: a law for all of them, and what the trials nearest to them showed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autocompress.core.space import Space
+from autocompress.search.covering import BLUR, Place, covering
+from autocompress.search.parts import Part, places_of, vector_of
+from autocompress.search.recovery import Recovery, Trained, recovery_of
+
+# Of what a trial lost beside the law, a plan that differs in so many decisions is expected to share 1/e.
+_REACH = 8.0
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A plan measured as a whole before its training, and the share of the dense accuracy that its trial lost."""
+
+    part: Part
+    lost: float
+
+
+class Outlook:
+    """Expectations from trials."""
+
+    def __init__(self, space: Space, tried: Sequence[Tried], chance: float, costs: Sequence[str]) -> None:
+        """Fits the law.
+
+        Args:
+            space: Of the plans.
+            tried: May be empty.
+            chance: Loss of a model that knows nothing.
+            costs: That count.
+        """
+        self._space = space
+        self._chance = max(chance, 1e-12)
+        self._costs = costs
+        self._tried = [one.part for one in tried]
+        self._ready = [Place(one.lost, one.part.ratios) for one in tried]
+        # A smaller input loses much at first and little after a few steps: it says nothing of what else is lost.
+        sizes = set(places_of(space, ("resolution",)))
+        full = [one for one in tried if sizes.isdisjoint(one.part.chosen)]
+        self._law: Recovery = recovery_of([Trained(*self._known(one.part), one.lost) for one in full])
+        self._vectors = self._matrix(self._tried)
+        expected = [self._law.lost(*self._known(one.part)) for one in tried]
+        self._beside = np.array(
+            [math.log((max(0.0, t.lost) + BLUR) / (law + BLUR)) for t, law in zip(tried, expected, strict=True)]
+        )
+
+    def reached(self, count: int) -> list[Part]:
+        """At most `count` of the plans that were tried: those that cover most."""
+        return [self._tried[index] for index in covering(self._ready, [], self._costs, count)]
+
+    def lost(self, parts: Sequence[Part]) -> list[float]:
+        """The shares of the accuracy that trials are expected to lose."""
+        expected = np.array([self._law.lost(*self._known(part)) for part in parts])
+        if len(self._vectors) and len(parts):
+            vectors = self._matrix(parts)
+            apart = np.stack([(vectors != one).sum(axis=1) for one in self._vectors], axis=1)
+            nearest = apart.argmin(axis=1)
+            weights = np.exp(-apart[np.arange(len(parts)), nearest] / _REACH)
+            expected = (expected + BLUR) * np.exp(weights * self._beside[nearest]) - BLUR
+        return [float(min(1.0, max(0.0, lost))) for lost in expected]
+
+    def best(self, parts: Sequence[Part], count: int) -> list[Part]:
+        """At most `count` parts that cover most of the front beside what was tried."""
+        places = [Place(lost, part.ratios) for lost, part in zip(self.lost(parts), parts, strict=True)]
+        return [parts[index] for index in covering(places, self._ready, self._costs, count)]
+
+    def _known(self, part: Part) -> tuple[float, float]:
+        return part.loss / self._chance, part.ratios.get("params", 1.0)
+
+    def _matrix(self, parts: Sequence[Part]) -> NDArray[np.int8]:
+        return np.array([vector_of(self._space, part.chosen) for part in parts], dtype=np.int8)

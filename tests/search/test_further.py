@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from autocompress.core.rules import build_space, load_rules
+from autocompress.core.space import Space
+from autocompress.proxy.context import Context, Effort
+from autocompress.proxy.sensitivity import Effects, Meter
+from autocompress.run.adapt import adapt_rules
+from autocompress.search.further import further_parts
+from autocompress.search.parts import Part, Table, places_of, vector_of
+from autocompress.targets.profile import load_target
+from tests.nets import make_task
+
+
+@pytest.fixture(scope="module")
+def context() -> Context:
+    return Context(make_task("lenet", steps=20), load_target("jetson-nano"), "fp16", Effort(2, 64))
+
+
+@pytest.fixture(scope="module")
+def space(context: Context) -> Space:
+    return build_space(adapt_rules(load_rules("joint"), context.target.profile)[0], context.dense.info)
+
+
+def measured(effects: Effects, chosen: dict[int, int]) -> Part:
+    dense, effect = effects.of([effects.space.dense_vector, vector_of(effects.space, chosen)])
+    assert dense is not None
+    assert effect is not None
+    return Part(
+        chosen, effect.loss - dense.loss, {name: effect.costs[name] / dense.costs[name] for name in effect.costs}
+    )
+
+
+def test_a_plan_is_taken_further_step_by_step(
+    context: Context, space: Space, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    effects = Effects(Meter(space, context), tmp_path_factory.mktemp("effects") / "table")
+    table = Table(space, effects.of_options(), ["size_bytes", "latency_ms"])
+    quantizers = places_of(space, ("quantize",))
+    start = measured(effects, dict.fromkeys(quantizers, 2))
+    found = list(further_parts(effects, table, start, places_of(space, ("prune", "shape", "quantize"))))
+    assert len(found) >= 3
+    sizes = [part.ratios["size_bytes"] for part in (start, *found)]
+    assert sizes == sorted(sizes, reverse=True)
+    for part in found:
+        after, before = vector_of(space, part.chosen), vector_of(space, start.chosen)
+        assert all(new in (old, old + 1) for new, old in zip(after, before, strict=True))
+        true = measured(effects, dict(part.chosen)).ratios
+        assert part.ratios["macs"] == pytest.approx(true["macs"], rel=0.02)
+        assert part.ratios["size_bytes"] == pytest.approx(true["size_bytes"], rel=0.5)
+    assert not list(further_parts(effects, table, start, []))

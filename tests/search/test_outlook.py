@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+
+from autocompress.core.decision import Decision
+from autocompress.core.space import Space
+from autocompress.search.covering import WORST_LOST
+from autocompress.search.outlook import Outlook, Tried
+from autocompress.search.parts import Part
+
+PLACES = 40
+SIZE = PLACES
+SPACE = Space(
+    "drops and a size",
+    (
+        *(Decision("drop", f"block{place}", (False, True)) for place in range(PLACES)),
+        Decision("resolution", "", (1.0, 0.5)),
+    ),
+)
+COSTS = ("size_bytes",)
+
+
+def part(*places: int, loss: float = 0.1, size: float = 0.5) -> Part:
+    return Part(dict.fromkeys(places, 1), loss, {"size_bytes": size, "params": size})
+
+
+def outlook(*tried: Tried) -> Outlook:
+    return Outlook(SPACE, tried, 1.0, COSTS)
+
+
+def test_a_plan_next_to_one_that_was_tried_shares_its_luck() -> None:
+    far, near = part(*range(30, 40)), part(0, 1, 2, 3)
+    rest = [Tried(part(*range(20, 20 + n), loss=0.02 * n), 0.04) for n in range(1, 9)]
+    lucky = outlook(*rest, Tried(part(0, 1, 2), 0.0))
+    poor = outlook(*rest, Tried(part(0, 1, 2), 0.2))
+    assert lucky.lost([near])[0] < 0.5 * poor.lost([near])[0]
+    # What is left at a distance is what one trial of nine changes of the law.
+    assert lucky.lost([far])[0] == pytest.approx(poor.lost([far])[0], rel=0.5)
+
+
+def test_a_smaller_input_says_nothing_of_other_plans() -> None:
+    rest = [Tried(part(n, loss=0.02 * n), 0.02) for n in range(1, 9)]
+    shrunk = part(SIZE, *range(10, 20), loss=3.0)
+    assert outlook(*rest, Tried(shrunk, 0.9)).lost([part(39)]) == outlook(*rest, Tried(shrunk, 0.0)).lost([part(39)])
+
+
+def test_the_best_parts_add_to_what_was_tried() -> None:
+    tried = Tried(part(0, loss=0.001, size=0.3), 0.001)
+    larger, smaller, hopeless = (
+        part(1, loss=0.1, size=0.9),
+        part(2, loss=0.01, size=0.1),
+        part(3, loss=50.0, size=0.01),
+    )
+    found = outlook(tried)
+    assert found.lost([hopeless])[0] > WORST_LOST
+    assert found.best([larger, smaller, hopeless], 3) == [smaller]
+    assert found.reached(3) == [tried.part]
+
+
+def test_without_trials_the_law_alone_counts() -> None:
+    found = outlook()
+    assert found.reached(3) == []
+    assert found.lost([]) == []
+    mild, strong = found.lost([part(0, loss=0.01), part(0, 1, loss=0.2)])
+    assert 0.0 < mild < strong
