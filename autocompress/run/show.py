@@ -20,7 +20,7 @@ from autocompress.emit.onnx_export import unpack_onnx
 from autocompress.emit.verify import verify
 from autocompress.errors import AutoCompressError, InputError
 from autocompress.run.folder import ARTIFACTS, FRONT, Run, whole_folders
-from autocompress.run.study import JOURNAL
+from autocompress.run.study import JOURNAL, state_of
 
 _NAMES = ("accuracy", "size_bytes", "latency_ms", "macs", "peak_memory_bytes")
 
@@ -63,7 +63,7 @@ def status_of(run: Run) -> dict[str, Any]:
             for trial in backend.get_all_trials(study._study_id, deepcopy=False):
                 if "replaced_by" in trial.user_attrs:
                     continue
-                state = str(trial.user_attrs.get("state", trial.state.name.lower()))
+                state = state_of(trial)
                 counts[state] = counts.get(state, 0) + 1
     finished = (run.path / FRONT).is_file()
     return {

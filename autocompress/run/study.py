@@ -24,6 +24,11 @@ JOURNAL = "study.journal"
 NAME = "autocompress"
 
 
+def state_of(trial: FrozenTrial) -> str:
+    """One of `STATES`; a trial has its state and its results when the last of them is written."""
+    return "running" if trial.state == TrialState.RUNNING else str(trial.user_attrs.get("state", "running"))
+
+
 class Study:
     """Trials of one run; the truth that everything else is rebuilt from."""
 
@@ -111,12 +116,15 @@ class Study:
 
     def _record(self, trial: FrozenTrial) -> Record:
         attributes: Mapping[str, Any] = trial.user_attrs
+        if trial.state == TrialState.RUNNING:
+            # What `finish` wrote before it was interrupted is not a result: the trial is run again.
+            attributes = {"label": attributes.get("label", "")}
         metrics = {name: Metric.from_dict(data) for name, data in attributes.get("metrics", {}).items()}
         return Record(
             number=trial.number,
             label=str(attributes.get("label", "")),
             vector=self._vector(trial),
-            state=str(attributes.get("state", "running")),
+            state=state_of(trial),
             fidelity=str(attributes.get("fidelity", "short")),
             metrics=metrics,
             seconds=dict(attributes.get("seconds", {})),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from autocompress.core.plan import Prune, Quantize
 from autocompress.core.space import Decision, Space
 from autocompress.errors import InputError
 from autocompress.run.study import Study
-from autocompress.search.record import Objective, Record
+from autocompress.search.record import Objective, Record, front_of
 
 SPACE = Space(
     "small",
@@ -44,6 +45,32 @@ def test_what_is_written_is_read_back_by_whoever_opens_it(tmp_path: Path) -> Non
     assert study.records() == results()
     assert Study(tmp_path, SPACE, TWO).records() == results()
     assert (tmp_path / "study.journal").is_file()
+
+
+@pytest.mark.parametrize("written", range(7))
+def test_a_trial_whose_results_were_cut_off_is_still_running(
+    written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study(tmp_path, SPACE, TWO)
+    storage, left = study._study._storage, iter(range(written))
+    for name in ("set_trial_user_attr", "set_trial_state_values"):
+        write = getattr(storage, name)
+
+        def cut_off(*values: object, write: Callable[..., object] = write, **named: object) -> object:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return write(*values, **named)
+
+        monkeypatch.setattr(storage, name, cut_off)
+    first = results()[0]
+    study.start(first.vector, first.label)
+    with pytest.raises(KeyboardInterrupt):
+        study.finish(first)
+    monkeypatch.undo()
+    (seen,) = Study(tmp_path, SPACE, TWO).records()
+    assert (seen.state, seen.metrics, seen.label) == ("running", {}, "dense")
+    assert front_of([seen], TWO, "short") == []
+    assert study.requeue_lost() == [(0, first.vector, "dense")]
 
 
 def test_another_storage_holds_the_same(tmp_path: Path) -> None:
