@@ -9,14 +9,10 @@ from dataclasses import dataclass
 
 from autocompress.core.pareto import hypervolume, non_dominated
 
-# A plan that loses more than this share of the accuracy in a trial covers nothing: of what ResNet-20 on CIFAR-10 loses
-# there a quarter is left after its final training. At 0.1 half of the plans lost 8 points and more.
-WORST_LOST = 0.07
-# Shares of the accuracy are known no better than this by a trial: one image in 200.
-BLUR = 0.005
 _RATIO_SCALE = 4.0
-# Costs count up to this: a plan that is only smaller is not worthless for doing as much work as the dense one.
+# Costs count up to this: what is only smaller is not worthless for doing as much work as the dense model.
 _WORST_COST = 1.25
+_LEAST_RATIO = 1e-9
 # A plan that adds less to the volume adds nothing.
 _LEAST_GAIN = 1e-9
 
@@ -26,34 +22,57 @@ class Place:
     """Where a plan stands, or is expected to.
 
     Attributes:
-        lost: Share of the dense accuracy that a trial loses.
-        ratios: By cost, the share of the dense cost that is left.
+        lost: Share of the dense accuracy that is lost.
+        ratios: By cost, the share of the dense cost that is left; 1 where none is given.
     """
 
     lost: float
     ratios: Mapping[str, float]
 
-    def coordinates(self, costs: Sequence[str]) -> tuple[float, ...]:
-        """The root of what is lost, 1 at `WORST_LOST`, and costs by their logarithms, 1 for the dense model's."""
-        loss = math.sqrt((max(0.0, self.lost) + BLUR) / (WORST_LOST + BLUR))
-        return (min(1.0, loss), *(1.0 + math.log(self.ratios.get(cost, 1.0)) / _RATIO_SCALE for cost in costs))
+
+@dataclass(frozen=True)
+class Scale:
+    """What counts how much on a front.
+
+    Accuracy counts by the square root of the share that is lost, so that a plan matters most where little is lost, from
+    no loss (more than the dense model is luck of the split) on; costs by the logarithm of their ratio to the dense
+    ones, so that 2x to 4x counts as much as 1x to 2x.
+
+    Attributes:
+        costs: The objectives beside the accuracy.
+        worst_lost: What loses more than this share of the accuracy covers nothing.
+        blur: Shares are known no better than this.
+    """
+
+    costs: tuple[str, ...]
+    worst_lost: float
+    blur: float
+
+    def coordinates(self, place: Place) -> tuple[float, ...]:
+        """Less is better: 1 where `worst_lost` is lost, 1 for the dense model's costs."""
+        loss = math.sqrt((max(0.0, place.lost) + self.blur) / (self.worst_lost + self.blur))
+        logs = (math.log(max(place.ratios.get(cost, 1.0), _LEAST_RATIO)) for cost in self.costs)
+        return (min(1.0, loss), *(min(_WORST_COST, 1.0 + log / _RATIO_SCALE) for log in logs))
+
+    def volume(self, coordinates: Sequence[tuple[float, ...]]) -> float:
+        """Hypervolume that is dominated."""
+        return hypervolume(coordinates, [1.0, *[_WORST_COST] * len(self.costs)])
 
 
-def covering(candidates: Sequence[Place], tried: Sequence[Place], costs: Sequence[str], count: int) -> list[int]:
+def covering(candidates: Sequence[Place], tried: Sequence[Place], scale: Scale, count: int) -> list[int]:
     """Greedily, at most `count` candidates that add most hypervolume to the dense model and what was tried, if any.
 
     What a candidate adds only shrinks when others are chosen, so that it is computed again only while it is the best.
     """
-    points = [place.coordinates(costs) for place in candidates]
-    ready = [place.coordinates(costs) for place in (Place(0.0, {}), *tried)]
-    reference = [1.0, *[_WORST_COST] * len(costs)]
-    covered = hypervolume(ready, reference)
-    left = [(covered - hypervolume([*ready, points[index]], reference), index) for index in non_dominated(points)]
+    points = [scale.coordinates(place) for place in candidates]
+    ready = [scale.coordinates(place) for place in (Place(0.0, {}), *tried)]
+    covered = scale.volume(ready)
+    left = [(covered - scale.volume([*ready, points[index]]), index) for index in non_dominated(points)]
     heapq.heapify(left)
     chosen: list[int] = []
     while left and len(chosen) < count:
         _, best = left[0]
-        now = covered - hypervolume([*ready, points[best]], reference)
+        now = covered - scale.volume([*ready, points[best]])
         if len(left) > 1 and (now, best) > min(left[1:3]):
             heapq.heapreplace(left, (now, best))
             continue

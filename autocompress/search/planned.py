@@ -20,10 +20,9 @@ from dataclasses import replace
 from autocompress.core.model_info import BlockInfo
 from autocompress.core.space import Space, Vector
 from autocompress.proxy.sensitivity import Effects, Sensitivity
-from autocompress.search.covering import WORST_LOST
 from autocompress.search.descent import Descent, choices, descents_of
 from autocompress.search.further import further_parts
-from autocompress.search.outlook import Outlook, Tried
+from autocompress.search.outlook import WORST_LOST, Outlook, Tried
 from autocompress.search.parts import (
     STRUCTURE,
     Part,

@@ -8,16 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autocompress.core.metric import Metric
-from autocompress.core.pareto import hypervolume
+from autocompress.search.covering import Place, Scale, covering
 from autocompress.search.record import Objective, Record, accuracy_of, lost_share
 
 # A point that loses more than this share of what the dense model reaches covers nothing: with a tenth and with a
-# twentieth, three of the eight points of ResNet-20 on CIFAR-10 lost 2.8 points of accuracy and more.
-WORST_LOSS = 0.03
+# twentieth, three of the eight points of ResNet-20 on CIFAR-10 lost 2.8 points of accuracy and more; with 0.03 the one
+# that did least work lost 2.2, and one of as little work that would have lost 1.4 was not made.
+_WORST_LOST = 0.02
 # Losses of accuracy are known no better than this: one image in 333.
 _BLUR = 0.003
-# Costs count up to this: a point that is only smaller is not worthless for being as slow as the dense model.
-_WORST_COST = 1.25
 # Until a point is ready, the final training is expected to leave half of what a short one lost.
 _EXPECTED_REST = 0.5
 # Losses below this share of the dense value are noise and say nothing of what training brings back.
@@ -47,12 +46,9 @@ def next_point(
     """The candidate that adds most hypervolume beside the dense model, or None if none adds any.
 
     Candidates count by what they are expected to reach: of the accuracy they lost in short training, the share that
-    the points of their kind made so far still lost after theirs (their median). Accuracy counts by the square root of
-    the share of the dense value that is lost, so that a point matters most where little is lost, from no loss (more
-    than the dense model is luck of the split) up to `WORST_LOSS`, or to twice what the best candidate loses if that is
-    more; other objectives by the logarithm of their ratio to the dense value, so that 2x to 4x counts as much as 1x to
-    2x. Work, in MACs, counts beside the objectives: where a small model's latency is mostly constant, less of it is
-    still worth having.
+    the points of their kind made so far still lost after theirs (their median). Accuracy counts up to a loss of a fiftieth, or
+    to twice what the best candidate loses if that is more. Work, in MACs, counts beside the objectives: where a small
+    model's latency is mostly constant, less of it is still worth having.
 
     Args:
         candidates: Trials to choose from.
@@ -62,28 +58,23 @@ def next_point(
         chosen: Trials that are being trained to the end; they too count by what they are expected to reach.
         kind_of: Tells the kind of a trial.
     """
-    if "macs" in dense and all(objective.name != "macs" for objective in objectives):
-        objectives = (*objectives, Objective("macs", False))
+    costs = [objective for objective in objectives if objective.name != "accuracy"]
+    if "macs" in dense and all(cost.name != "macs" for cost in costs):
+        costs.append(Objective("macs", False))
     accuracy = accuracy_of(objectives)
 
-    def rest(record: Record) -> float:
+    def expected(record: Record) -> Place:
         alike = [point for point in made if kind_of(point.record) == kind_of(record)]
-        return _EXPECTED_REST if accuracy is None else _rest(accuracy, dense, alike)
+        rest = _EXPECTED_REST if accuracy is None else _rest(accuracy, dense, alike)
+        return _place(record.metrics, dense, accuracy, costs, rest)
 
-    everyone = [*candidates, *chosen, *(point.record for point in made)]
-    least = [] if accuracy is None else [rest(r) * lost_share(accuracy, r.metrics, dense) for r in everyone]
-    worst = max(WORST_LOSS, 2.0 * min(least, default=0.0))
-    ready = [_scaled(metrics, objectives, dense, 1.0, worst) for metrics in (dense, *(point.metrics for point in made))]
-    ready += [_scaled(record.metrics, objectives, dense, rest(record), worst) for record in chosen]
-    reference = [1.0 if objective.name == "accuracy" else _WORST_COST for objective in objectives]
-    covered = hypervolume(ready, reference)
-    best, most = None, 1e-9
-    for record in candidates:
-        expected = _scaled(record.metrics, objectives, dense, rest(record), worst)
-        gain = hypervolume([*ready, expected], reference) - covered
-        if gain > most:
-            best, most = record, gain
-    return best
+    ready = [_place(metrics, dense, accuracy, costs) for metrics in (dense, *(point.metrics for point in made))]
+    least = min(
+        (expected(record).lost for record in (*candidates, *chosen, *(point.record for point in made))), default=0.0
+    )
+    scale = Scale(tuple(cost.name for cost in costs), max(_WORST_LOST, 2.0 * least), _BLUR)
+    best = covering([expected(record) for record in candidates], [*ready, *map(expected, chosen)], scale, 1)
+    return candidates[best[0]] if best else None
 
 
 def training_share(record: Record, objectives: Sequence[Objective], dense: Mapping[str, Metric]) -> float:
@@ -106,19 +97,14 @@ def _rest(accuracy: Objective, dense: Mapping[str, Metric], made: Sequence[Made]
     return statistics.median(shares)
 
 
-def _scaled(
+def _place(
     metrics: Mapping[str, Metric],
-    objectives: Sequence[Objective],
     dense: Mapping[str, Metric],
-    rest: float,
-    worst: float,
-) -> list[float]:
-    result = []
-    for objective in objectives:
-        if objective.name == "accuracy":
-            lost = lost_share(objective, metrics, dense)
-            result.append(min(1.0, math.sqrt((max(0.0, lost) * rest + _BLUR) / (worst + _BLUR))))
-        else:
-            value, base = metrics[objective.name].value, dense[objective.name].value
-            result.append(min(_WORST_COST, 1.0 + math.log(max(value, 1e-12) / max(base, 1e-12)) / 4.0))
-    return result
+    accuracy: Objective | None,
+    costs: Sequence[Objective],
+    rest: float = 1.0,
+) -> Place:
+    """Where a model stands that keeps a share of what it lost."""
+    lost = 0.0 if accuracy is None else rest * lost_share(accuracy, metrics, dense)
+    values = {cost.name: (metrics[cost.name].value, dense[cost.name].value) for cost in costs}
+    return Place(lost, {name: value / max(base, 1e-12) for name, (value, base) in values.items()})

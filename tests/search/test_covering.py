@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from autocompress.search.covering import WORST_LOST, Place, covering
+from autocompress.search.covering import Place, Scale, covering
 
-COSTS = ("size_bytes", "latency_ms")
+SCALE = Scale(("size_bytes", "latency_ms"), worst_lost=0.07, blur=0.005)
 
 
 def place(lost: float, size: float, latency: float = 1.0) -> Place:
@@ -11,24 +11,24 @@ def place(lost: float, size: float, latency: float = 1.0) -> Place:
 
 def test_what_adds_most_comes_first() -> None:
     candidates = [place(0.01, 0.9), place(0.01, 0.2), place(0.06, 0.15)]
-    assert covering(candidates, [], COSTS, 3) == [1, 2]
-    assert covering(candidates, [], COSTS, 1) == [1]
+    assert covering(candidates, [], SCALE, 3) == [1, 2]
+    assert covering(candidates, [], SCALE, 1) == [1]
 
 
 def test_beside_what_was_tried_only_what_is_new_counts() -> None:
     candidates = [place(0.01, 0.2), place(0.02, 0.1)]
-    assert covering(candidates, [place(0.005, 0.19)], COSTS, 2) == [1]
-    assert covering(candidates, [place(0.005, 0.05)], COSTS, 2) == []
+    assert covering(candidates, [place(0.005, 0.19)], SCALE, 2) == [1]
+    assert covering(candidates, [place(0.005, 0.05)], SCALE, 2) == []
 
 
 def test_what_loses_too_much_or_saves_nothing_covers_nothing() -> None:
-    assert covering([place(WORST_LOST, 0.01), place(0.5, 0.001)], [], COSTS, 2) == []
-    assert covering([place(0.02, 1.0, 1.0)], [], COSTS, 1) == []
+    assert covering([place(SCALE.worst_lost, 0.01), place(0.5, 0.001)], [], SCALE, 2) == []
+    assert covering([place(0.02, 1.0, 1.0)], [], SCALE, 1) == []
 
 
 def test_a_plan_that_is_only_smaller_is_worth_something() -> None:
-    assert covering([place(0.02, 0.1, 1.2)], [], COSTS, 1) == [0]
+    assert covering([place(0.02, 0.1, 1.2)], [], SCALE, 1) == [0]
 
 
 def test_nothing_is_chosen_from_nothing() -> None:
-    assert covering([], [], COSTS, 3) == []
+    assert covering([], [], SCALE, 3) == []

@@ -4,8 +4,7 @@ import pytest
 
 from autocompress.core.decision import Decision
 from autocompress.core.space import Space
-from autocompress.search.covering import WORST_LOST
-from autocompress.search.outlook import Outlook, Tried
+from autocompress.search.outlook import WORST_LOST, Outlook, Tried
 from autocompress.search.parts import Part
 
 PLACES = 40

@@ -13,8 +13,8 @@ from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.proxy.sensitivity import Effect, Effects, Meter, Sensitivity
 from autocompress.run.adapt import adapt_rules
-from autocompress.search.covering import WORST_LOST
 from autocompress.search.descent import descents_of
+from autocompress.search.outlook import WORST_LOST
 from autocompress.search.parts import Prices, Table, base_of, based, places_of, vector_of
 from autocompress.search.planned import Planner, _ratio_at, _structure_groups
 from autocompress.search.record import Objective, Record
