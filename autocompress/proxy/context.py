@@ -22,6 +22,7 @@ from autocompress.emit.onnx_export import export_onnx, payload_bytes
 from autocompress.errors import PlanError, nearest
 from autocompress.graph.info import Traced, runnable_resolutions, trace_model
 from autocompress.graph.kernels import network_of
+from autocompress.proxy.hints import hint_layers
 from autocompress.proxy.teacher import Teacher
 from autocompress.targets import quiet
 from autocompress.targets.profile import Target
@@ -107,7 +108,7 @@ class Context:
     @cached_property
     def teacher(self) -> Teacher:
         """The dense model on the device of the training."""
-        return Teacher(self.dense.module, self.device)
+        return Teacher(self.dense.module, self.device, hint_layers(self.dense.module))
 
     def traced(self, plan: Plan) -> Traced:
         """The lifted model that a plan starts from: at its resolution, from the user's builder if it chooses so.

@@ -24,6 +24,7 @@ from autocompress.graph.info import layer_infos, total_macs
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_model
 from autocompress.proxy.finetune import Training, finetune
+from autocompress.proxy.hints import Hint, hints_of
 from autocompress.proxy.timing import steady_latency
 from autocompress.tasks.evaluate import evaluate_metric
 
@@ -91,7 +92,7 @@ def evaluate(
     steps = steps if steps is not None else 0 if fidelity == "untrained" else context.effort.short_steps
     steps = affordable_steps(steps, compressed.module, context)
     if not plan.is_dense:
-        training = _training(plan, compressed.module, context, steps)
+        training = _training(plan, compressed, context, steps)
         finetune(compressed.module, context.teacher, context.task, training, progress, context.working)
     clock.append(time.perf_counter())
     split = context.task.validation
@@ -154,10 +155,18 @@ def starting_rate(plan: Plan, module: fx.GraphModule, context: Context) -> float
     return rate * min(_MOST_RATE, max(1.0, cut) ** 2)
 
 
-def _training(plan: Plan, module: fx.GraphModule, context: Context, steps: int) -> Training:
+def hints_for(plan: Plan, compressed: Compressed, context: Context) -> tuple[Hint, ...]:
+    """Where the dense model can be followed inside; nowhere by an architecture of the user's own."""
+    if plan.student.choices:
+        return ()
+    return hints_of(context.teacher.hints, context.traced(plan).coupling, compressed)
+
+
+def _training(plan: Plan, compressed: Compressed, context: Context, steps: int) -> Training:
     """The same batches for every plan: plans are compared on equal terms and the teacher sees each batch once."""
-    effort, rate = context.effort, starting_rate(plan, module, context)
-    return Training(steps, effort.temperature, effort.distill_weight, context.seed, context.device, rate)
+    effort, rate = context.effort, starting_rate(plan, compressed.module, context)
+    hints = hints_for(plan, compressed, context)
+    return Training(steps, effort.temperature, effort.distill_weight, context.seed, context.device, rate, hints)
 
 
 def _seed(plan: Plan, context: Context) -> int:

@@ -25,7 +25,7 @@ from autocompress.errors import AutoCompressError, RunError
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_model, cost_of_plan, structure_cost_of_plan
 from autocompress.proxy.evaluate import realise
-from autocompress.tasks.tree import map_tensors
+from autocompress.tasks.tree import map_tensors, mean_alone
 
 # A share of the training samples, within these limits: small data sets are searched in minutes.
 _SAMPLES = (64, 128)
@@ -112,8 +112,7 @@ class Meter:
     @property
     def chance(self) -> float:
         """The loss of a model that gives its mean output for every sample."""
-        mean = map_tensors(self._wanted, lambda x: x.mean(0, keepdim=True).expand_as(x) if x.is_floating_point() else x)
-        return _distance(mean, self._wanted, self._context)
+        return _distance(mean_alone(self._wanted), self._wanted, self._context)
 
     @cached_property
     def _wanted(self) -> Any:

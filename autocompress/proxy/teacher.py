@@ -4,41 +4,68 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autocompress.proxy.hints import watched
 from autocompress.tasks.tree import leaves, map_tensors
 
-_KEPT_BYTES = 256 * 2**20
+_KEPT_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the dense model computes from a batch.
+
+    Attributes:
+        outputs: Whatever the model returns.
+        hints: By layer, what it reads; see `hints.watched`.
+    """
+
+    outputs: Any
+    hints: Mapping[str, Tensor]
 
 
 class Teacher:
-    """A trained model that remembers its answers, 256 MiB of them: every trial of a run sees the same batches."""
+    """A trained model that remembers its answers, 512 MiB of them: every trial of a run sees the same batches."""
 
-    def __init__(self, model: nn.Module, device: str = "cpu", kept_bytes: int = _KEPT_BYTES) -> None:
-        """Takes a copy of the model to the device; the model itself stays as it is."""
+    def __init__(
+        self, model: nn.Module, device: str = "cpu", hints: Sequence[str] = (), kept_bytes: int = _KEPT_BYTES
+    ) -> None:
+        """Takes a copy of the model to the device; the model itself stays as it is.
+
+        Args:
+            model: The dense one.
+            device: `cpu` or `cuda`.
+            hints: Layers whose inputs are told besides.
+            kept_bytes: Of answers.
+        """
+        self.hints = tuple(hints)
         self._device = torch.device(device)
         self._layout = layout(model)
         copied: Any = copy.deepcopy(model).eval()
         self._model = copied.to(device=self._device, memory_format=self._layout)
         self._room = kept_bytes
-        self._kept: dict[bytes, Any] = {}
+        self._kept: dict[bytes, tuple[Any, Mapping[str, Tensor]]] = {}
 
-    def outputs(self, inputs: tuple[Tensor, ...]) -> Any:
-        """What the model answers to a batch on the CPU; the answer is on the device of the model."""
+    def answer(self, inputs: tuple[Tensor, ...]) -> Answer:
+        """What the model makes of a batch on the CPU; the answer is on the device of the model."""
         key = _digest(inputs)
         if key in self._kept:
-            return map_tensors(self._kept[key], lambda x: x.to(self._device))
-        with torch.no_grad(), autocast(self._device):
-            found = self._model(*(placed(x, self._device, self._layout) for x in inputs))
+            return Answer(*map_tensors(self._kept[key], lambda x: x.to(self._device)))
+        with torch.no_grad(), autocast(self._device), watched(self._model, self.hints) as seen:
+            outputs = self._model(*(placed(x, self._device, self._layout) for x in inputs))
+        found = (outputs, dict(seen))
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(found))
         if size <= self._room:
             self._room -= size
             self._kept[key] = map_tensors(found, lambda x: x.cpu())
-        return found
+        return Answer(*found)
 
 
 def _digest(inputs: tuple[Tensor, ...]) -> bytes:

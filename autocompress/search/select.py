@@ -23,7 +23,7 @@ _EXPECTED_REST = 0.5
 _NOISE = 0.01
 # The final training of a point that lost this share in a short one has the length that was asked for; of others it
 # goes by the square root of what they lost, within limits.
-_TYPICAL_LOSS = 0.05
+_TYPICAL_LOSS = 0.04
 _TRAINING = (0.5, 2.0)
 
 
@@ -46,9 +46,9 @@ def next_point(
     """The candidate that adds most hypervolume beside the dense model, or None if none adds any.
 
     Candidates count by what they are expected to reach: of the accuracy they lost in short training, the share that
-    the points of their kind made so far still lost after theirs (their median). Accuracy counts up to a loss of a fiftieth, or
-    to twice what the best candidate loses if that is more. Work, in MACs, counts beside the objectives: where a small
-    model's latency is mostly constant, less of it is still worth having.
+    the points of their kind made so far still lost after theirs (their median). Accuracy counts up to a loss of a
+    fiftieth, or to twice what the best candidate loses if that is more. Work, in MACs, counts beside the objectives:
+    where a small model's latency is mostly constant, less of it is still worth having.
 
     Args:
         candidates: Trials to choose from.

@@ -44,6 +44,11 @@ def leaves(value: Any) -> list[Tensor]:
     return found
 
 
+def mean_alone(value: Any) -> Any:
+    """What who knows nothing but the mean over a batch would give for every sample; integers stay as they are."""
+    return map_tensors(value, lambda x: x.mean(0, keepdim=True).expand_as(x) if x.is_floating_point() else x)
+
+
 def concatenate(parts: Sequence[Any]) -> Any:
     """Joins values of one structure along dimension 0 of each tensor."""
     first = parts[0]

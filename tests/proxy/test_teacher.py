@@ -34,7 +34,7 @@ def test_a_batch_is_answered_once_and_the_answer_is_the_models() -> None:
     model = Counting(calls).train()
     teacher = Teacher(model)
     x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
-    first, again = teacher.outputs((x,)), teacher.outputs((x.clone(),))
+    first, again = teacher.answer((x,)).outputs, teacher.answer((x.clone(),)).outputs
     assert calls == [5]
     assert model.training
     for one, two, wanted in zip(leaves(first), leaves(again), leaves(copy.deepcopy(model).eval()(x)), strict=True):
@@ -48,9 +48,9 @@ def test_a_batch_is_answered_once_and_the_answer_is_the_models() -> None:
 def test_another_batch_is_another_answer(changed: Tensor) -> None:
     teacher = Teacher(nn.Flatten())
     x = torch.ones(5, 4)
-    teacher.outputs((x,))
-    assert torch.equal(teacher.outputs((changed,)), changed)
-    assert torch.equal(teacher.outputs((x,)), x)
+    teacher.answer((x,))
+    assert torch.equal(teacher.answer((changed,)).outputs, changed)
+    assert torch.equal(teacher.answer((x,)).outputs, x)
 
 
 def test_what_does_not_fit_is_computed_again() -> None:
@@ -58,7 +58,7 @@ def test_what_does_not_fit_is_computed_again() -> None:
     teacher = Teacher(Counting(calls), kept_bytes=100)
     small, large = torch.zeros(2, 4), torch.zeros(64, 4)
     for x in (large, small, large, small):
-        assert len(leaves(teacher.outputs((x,)))[0]) == len(x)
+        assert len(leaves(teacher.answer((x,)).outputs)[0]) == len(x)
     assert calls == [64, 2, 64]
 
 

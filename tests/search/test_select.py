@@ -60,7 +60,7 @@ def test_where_all_lose_much_the_best_are_still_made() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lost", "share"), [(-1.0, 0.5), (0.0, 0.5), (5.0, 1.0), (10.0, math.sqrt(2.0)), (20.0, 2.0), (60.0, 2.0)]
+    ("lost", "share"), [(-1.0, 0.5), (0.0, 0.5), (4.0, 1.0), (8.0, math.sqrt(2.0)), (16.0, 2.0), (60.0, 2.0)]
 )
 def test_what_lost_more_is_trained_longer(lost: float, share: float) -> None:
     assert training_share(record(1, 100 - lost, 10), ACCURACY, DENSE) == pytest.approx(share)
