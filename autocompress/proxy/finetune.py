@@ -97,7 +97,7 @@ def _train(
     turn: Callable[[], AbstractContextManager[None]],
 ) -> None:
     device = torch.device(training.device)
-    form = layout(model)
+    form = layout(model, device)
     _move(model, device, form)
     optimiser = _optimiser(model, training.learning_rate or task.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, training.steps))

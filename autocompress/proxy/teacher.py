@@ -47,7 +47,7 @@ class Teacher:
         """
         self.hints = tuple(hints)
         self._device = torch.device(device)
-        self._layout = layout(model)
+        self._layout = layout(model, self._device)
         copied: Any = copy.deepcopy(model).eval()
         self._model = copied.to(device=self._device, memory_format=self._layout)
         self._room = kept_bytes
@@ -76,11 +76,15 @@ def _digest(inputs: tuple[Tensor, ...]) -> bytes:
     return digest.digest()
 
 
-def layout(model: nn.Module) -> torch.memory_format:
-    """Channels last where it is faster: on full registers of channels; odd widths train up to 1.7x slower in it."""
+def layout(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """Channels last where it is faster.
+
+    In fp32 on a CPU it always is: of seven kinds of networks, odd widths and groups among them, by 15 to 40 %. In bf16
+    it is on full registers of channels; odd widths train up to 1.7 times slower in it.
+    """
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     full = all(m.out_channels % 16 == 0 and m.groups == 1 for m in convolutions)
-    return torch.channels_last if convolutions and full else torch.contiguous_format
+    return torch.channels_last if convolutions and (full or not in_bf16(device)) else torch.contiguous_format
 
 
 def placed(x: Tensor, device: torch.device, form: torch.memory_format) -> Tensor:
@@ -88,9 +92,14 @@ def placed(x: Tensor, device: torch.device, form: torch.memory_format) -> Tensor
     return x.to(device=device, memory_format=form) if x.dim() == 4 else x.to(device)
 
 
+def in_bf16(device: torch.device) -> bool:
+    """True where training in bf16 is faster: on a GPU, and on a CPU with tiles (AMX).
+
+    With AVX-512 alone, even with its products of bf16, a step of ResNet-20 takes 1.3 times as long as in fp32.
+    """
+    return device.type == "cuda" or bool(torch.cpu._is_amx_tile_supported())
+
+
 def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Mixed precision in bf16 where the processor computes in it, else nothing."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast("cpu", dtype=torch.bfloat16) if supported else nullcontext()
+    """Mixed precision where it is faster, else nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if in_bf16(device) else nullcontext()

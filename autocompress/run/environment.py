@@ -13,6 +13,7 @@ import torch
 
 from autocompress import __version__
 from autocompress.core.shipped import cache_folder
+from autocompress.proxy.teacher import in_bf16
 
 PACKAGES = ("torch", "optuna", "onnx", "onnxruntime", "numpy")
 
@@ -46,7 +47,7 @@ def doctor() -> dict[str, Any]:
         **versions(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
-        "bf16 on this processor": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+        "training in bf16 on this processor": in_bf16(torch.device("cpu")),
         "AUTOCOMPRESS_DATA": os.environ.get("AUTOCOMPRESS_DATA", "not set"),
         "cache": str(cache_folder()),
     }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.proxy.teacher import Teacher, layout
+from autocompress.proxy.teacher import Teacher, autocast, in_bf16, layout
 from autocompress.tasks.tree import leaves
 
 
@@ -64,6 +64,20 @@ def test_what_does_not_fit_is_computed_again() -> None:
 
 def test_layouts() -> None:
     full = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3))
-    assert layout(full) is torch.channels_last
-    assert layout(nn.Sequential(full, nn.Conv2d(32, 12, 1))) is torch.contiguous_format
-    assert layout(nn.Linear(4, 4)) is torch.contiguous_format
+    odd = nn.Sequential(full, nn.Conv2d(32, 12, 1))
+    cpu = torch.device("cpu")
+    assert layout(full, cpu) is torch.channels_last
+    assert layout(odd, cpu) is (torch.contiguous_format if in_bf16(cpu) else torch.channels_last)
+    assert layout(odd, torch.device("cuda")) is torch.contiguous_format
+    assert layout(nn.Linear(4, 4), cpu) is torch.contiguous_format
+
+
+def test_only_tiles_make_bf16_worth_it_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert not in_bf16(torch.device("cpu"))
+    assert in_bf16(torch.device("cuda"))
+    with autocast(torch.device("cpu")):
+        assert nn.Linear(2, 2)(torch.zeros(1, 2)).dtype is torch.float32
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    with autocast(torch.device("cpu")):
+        assert nn.Linear(2, 2)(torch.zeros(1, 2)).dtype is torch.bfloat16
