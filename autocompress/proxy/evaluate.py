@@ -36,6 +36,12 @@ _MOST_RATE = 3.0
 # Norms, activations, sums and their gradients take as long for each output of a layer as so many MACs: 57 % of a
 # training step of ResNet-20 with 188,000 outputs and 40.6 million MACs, on a CPU with AMX in bf16.
 _MACS_PER_OUTPUT = 280
+# What knowing nothing inside costs at first, beside knowing nothing at the end; for a model with less than half of the
+# weights in proportion to them, since it cannot do inside what the dense one does. ResNet-20 in 4 bits without half of
+# its inner channels, validation and test half together, after 61 steps: 85.7 % without hints, 87.0 % with them. Five
+# plans with 7 to 18 % of the weights of the digits' network, mean: 98.1 % without, 98.3 % with them, 95.3 % with all
+# of it to the end.
+_HINTS, _FOLLOWING = 3.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -162,11 +168,25 @@ def hints_for(plan: Plan, compressed: Compressed, context: Context) -> tuple[Hin
     return hints_of(context.teacher.hints, context.traced(plan).coupling, compressed)
 
 
+def hint_weight(module: fx.GraphModule, context: Context) -> float:
+    """What hints weigh at the first step: the more of the weights is left, the better the dense model is followed."""
+    left, whole = (sum(p.numel() for p in m.parameters()) for m in (module, context.dense.module))
+    return _HINTS * min(1.0, left / max(1, whole) / _FOLLOWING)
+
+
 def _training(plan: Plan, compressed: Compressed, context: Context, steps: int) -> Training:
     """The same batches for every plan: plans are compared on equal terms and the teacher sees each batch once."""
-    effort, rate = context.effort, starting_rate(plan, compressed.module, context)
-    hints = hints_for(plan, compressed, context)
-    return Training(steps, effort.temperature, effort.distill_weight, context.seed, context.device, rate, hints)
+    effort = context.effort
+    return Training(
+        steps,
+        effort.temperature,
+        effort.distill_weight,
+        context.seed,
+        context.device,
+        learning_rate=starting_rate(plan, compressed.module, context),
+        hints=hints_for(plan, compressed, context),
+        hint_weight=hint_weight(compressed.module, context),
+    )
 
 
 def _seed(plan: Plan, context: Context) -> int:

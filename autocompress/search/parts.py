@@ -36,9 +36,19 @@ class Part:
 class Table:
     """Effects by place and option, relative to the dense plan."""
 
-    def __init__(self, space: Space, effects: Sensitivity, objectives: Sequence[str]) -> None:
-        """Reads the effects; `objectives` are the costs that a run asks for."""
+    def __init__(
+        self, space: Space, effects: Sensitivity, objectives: Sequence[str], patient: Collection[str] = ()
+    ) -> None:
+        """Reads the effects.
+
+        Args:
+            space: Of the plans.
+            effects: Of every option.
+            objectives: The costs that a run asks for.
+            patient: Kinds of decisions that may take longer if they save work.
+        """
         self.space = space
+        self._patient = {place for place, decision in enumerate(space.decisions) if decision.kind in patient}
         self._effects = [effects.options[decision.name] for decision in space.decisions]
         self._dense = effects.dense
         self._objectives = objectives
@@ -51,7 +61,7 @@ class Table:
         one, halve the MACs of a small layer and double its time.
         """
         found = [index for index, effect in enumerate(self._effects[place]) if index and effect is not None]
-        if cost != "macs" or "macs" in self._objectives:
+        if cost != "macs" or "macs" in self._objectives or place in self._patient:
             return found
         return [index for index in found if self.saving(place, index, "latency_ms") >= 0.0]
 

@@ -75,11 +75,16 @@ class Planner:
         # Work counts beside the objectives: of two plans that cost the same, the one that does less trains longer.
         self._costs = list(dict.fromkeys([*named, "macs"]))
         self._base = base_of(effects, options)
-        self._table = Table(space, based(effects, options, self._base), named)
+        beside = based(effects, options, self._base)
+        self._table = Table(space, beside, named)
         groups, shared = _structure_groups(space, blocks)
         bits = [[(place,)] for place in places_of(space, ("quantize",))]
         worst, prices = _WORST_ADDED * options.chance, Prices(effects, self._base)
-        self._descents = descents_of(self._table, groups, ("macs", "params", "latency_ms"), worst, prices)
+        # Fewer channels are less work on any device, also where this one has slow kernels for so many.
+        self._descents = [
+            *descents_of(self._table, groups, ("macs", "params", "latency_ms"), worst, prices),
+            *descents_of(Table(space, beside, named, patient=("prune",)), groups, ("macs",), worst, prices),
+        ]
         self._streams = choices(descents_of(self._table, shared, ("macs", "params"), worst, prices), STREAM_LEVELS)
         self._bits = choices(descents_of(self._table, bits, ("size_bytes",), worst, prices), BIT_LEVELS)
         self._measured: dict[Vector, Part] = {}

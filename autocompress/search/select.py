@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,14 +16,13 @@ from autocompress.search.record import Objective, Record, accuracy_of, lost_shar
 _WORST_LOST = 0.02
 # Losses of accuracy are known no better than this: one image in 333.
 _BLUR = 0.003
-# Until a point is ready, the final training is expected to leave half of what a short one lost.
-_EXPECTED_REST = 0.5
-# Losses below this share of the dense value are noise and say nothing of what training brings back.
-_NOISE = 0.01
+# Until points are ready, the final training is expected to leave half of what a short one lost; this counts as much as
+# points that lost so much together.
+_EXPECTED_REST, _EXPECTED_LOST = 0.5, 0.02
 # The final training of a point that lost this share in a short one has the length that was asked for; of others it
-# goes by the square root of what they lost, within limits.
-_TYPICAL_LOSS = 0.04
-_TRAINING = (0.5, 2.0)
+# goes by this power of what they lost, within limits.
+_TYPICAL_LOSS, _LONGER = 0.03, 0.7
+_TRAINING = (0.3, 2.0)
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def next_point(
     """The candidate that adds most hypervolume beside the dense model, or None if none adds any.
 
     Candidates count by what they are expected to reach: of the accuracy they lost in short training, the share that
-    the points of their kind made so far still lost after theirs (their median). Accuracy counts up to a loss of a
+    the points of their kind made so far still lost after theirs, all together. Accuracy counts up to a loss of a
     fiftieth, or to twice what the best candidate loses if that is more. Work, in MACs, counts beside the objectives:
     where a small model's latency is mostly constant, less of it is still worth having.
 
@@ -84,17 +82,17 @@ def training_share(record: Record, objectives: Sequence[Objective], dense: Mappi
         return 1.0
     least, most = _TRAINING
     lost = max(0.0, lost_share(accuracy, record.metrics, dense))
-    return min(most, max(least, math.sqrt(lost / _TYPICAL_LOSS)))
+    return min(most, max(least, math.pow(lost / _TYPICAL_LOSS, _LONGER)))
 
 
 def _rest(accuracy: Objective, dense: Mapping[str, Metric], made: Sequence[Made]) -> float:
     """The share of a short training's loss of accuracy that is expected to stay."""
-    shares = [_EXPECTED_REST]
+    lost, kept = _EXPECTED_LOST, _EXPECTED_REST * _EXPECTED_LOST
     for point in made:
         before, after = (lost_share(accuracy, metrics, dense) for metrics in (point.record.metrics, point.metrics))
-        if before > _NOISE:
-            shares.append(min(1.0, max(0.0, after / before)))
-    return statistics.median(shares)
+        lost += max(0.0, before)
+        kept += min(max(0.0, after), max(0.0, before))
+    return kept / lost
 
 
 def _place(

@@ -10,8 +10,9 @@ from torch import Tensor, fx, nn
 from autocompress.compress.apply import Compressed, compress
 from autocompress.core.plan import LowRank, Plan, Prune, Quantize, Student
 from autocompress.graph.info import Traced, trace_model
+from autocompress.proxy import finetune as finetuning
 from autocompress.proxy.context import Context, Effort
-from autocompress.proxy.evaluate import evaluate, hints_for, realise
+from autocompress.proxy.evaluate import evaluate, hint_weight, hints_for, realise
 from autocompress.proxy.finetune import Training, finetune
 from autocompress.proxy.hints import SIDE, Hint, hint_error, hint_layers, hints_of, watched
 from autocompress.proxy.teacher import Teacher
@@ -161,9 +162,25 @@ def test_training_with_hints_brings_the_inside_nearer() -> None:
     for with_hints in (True, False):
         compressed = compress(dense, plan)
         hints = hints_of(teacher.hints, dense.coupling, compressed)
-        finetune(compressed.module, teacher, task, Training(40, 4.0, 0.7, 0, hints=hints if with_hints else ()))
+        training = Training(40, 4.0, 0.7, 0, hints=hints, hint_weight=3.0 if with_hints else 0.0)
+        finetune(compressed.module, teacher, task, training)
         errors.append(error(dense.module, compressed.module, hints, x))
     assert errors[0] < 0.8 * errors[1]
+
+
+def test_hints_weigh_less_where_less_is_left_and_nothing_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tiny_task()
+    context = Context(task, load_target("jetson-nano"), "fp32", Effort())
+    half, most = (realise(Plan(groups=(("0", Prune(share)),)), context).module for share in (0.125, 0.75))
+    assert hint_weight(realise(Plan(), context).module, context) == hint_weight(half, context) > 0.0
+    left = sum(p.numel() for p in most.parameters()) / sum(p.numel() for p in context.dense.module.parameters())
+    assert left < 0.5
+    assert hint_weight(most, context) == pytest.approx(hint_weight(half, context) * left / 0.5)
+
+    weights: list[float] = []
+    monkeypatch.setattr(finetuning, "_loss", lambda *args: (weights.append(args[5]), args[0].square().mean())[1])
+    finetune(half, context.teacher, task, Training(4, 4.0, 0.7, 0, hint_weight=2.0))
+    assert weights == [2.0, 1.5, 1.0, 0.5]
 
 
 def test_an_architecture_of_the_users_own_has_no_hints() -> None:

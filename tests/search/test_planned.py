@@ -226,6 +226,8 @@ def test_what_takes_longer_saves_no_work(space: Space, options: Sensitivity) -> 
     every = list(range(1, len(space.decisions[place].options)))
     assert table.usable(place, "params") == every
     assert table.usable(place, "macs") == []
+    patient = Table(space, Sensitivity(options.dense, effects, options.chance), ["size_bytes"], patient=("prune",))
+    assert patient.usable(place, "macs") == every
     # Who asks for fewer MACs gets them.
     assert Table(space, Sensitivity(options.dense, effects, options.chance), ["macs"]).usable(place, "macs") == every
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import pytest
@@ -60,7 +59,7 @@ def test_where_all_lose_much_the_best_are_still_made() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lost", "share"), [(-1.0, 0.5), (0.0, 0.5), (4.0, 1.0), (8.0, math.sqrt(2.0)), (16.0, 2.0), (60.0, 2.0)]
+    ("lost", "share"), [(-1.0, 0.3), (0.0, 0.3), (1.5, 0.5**0.7), (3.0, 1.0), (6.0, 2.0**0.7), (9.0, 2.0), (60.0, 2.0)]
 )
 def test_what_lost_more_is_trained_longer(lost: float, share: float) -> None:
     assert training_share(record(1, 100 - lost, 10), ACCURACY, DENSE) == pytest.approx(share)
@@ -109,12 +108,12 @@ SMALL, MILD = record(1, 97.7, 20), record(2, 99, 300)
 
 @pytest.mark.parametrize("finished", [[], [100], [96, 100], [100, 96, 100], [103]], ids=str)
 def test_a_small_point_is_tried_where_training_brought_earlier_ones_back(finished: list[float]) -> None:
-    """Earlier points lost 4 of 100 in the short training; SMALL lost 2.3, MILD 1. The median counts."""
+    """Earlier points lost 4 of 100 in the short training; SMALL lost 2.3, MILD 1. Together they count."""
     made = [Made(record(9, 96, 800), metrics(accuracy, 800)) for accuracy in finished]
     assert next_point([SMALL, MILD], ACCURACY, DENSE, made) is SMALL
 
 
-@pytest.mark.parametrize("finished", [[96], [96, 96], [96, 96, 96, 100, 100], [90]], ids=str)
+@pytest.mark.parametrize("finished", [[96, 96], [96, 96, 96, 96, 96, 100], [90]], ids=str)
 def test_a_small_point_waits_where_earlier_ones_stayed_as_they_were(finished: list[float]) -> None:
     made = [Made(record(9, 96, 800), metrics(accuracy, 800)) for accuracy in finished]
     assert next_point([SMALL, MILD], ACCURACY, DENSE, made) is MILD
@@ -126,9 +125,9 @@ def test_training_is_expected_to_bring_back_no_more_than_all_and_no_less_than_no
     assert next_point([lossy], ACCURACY, DENSE, [Made(earlier, metrics(80, 800))]) is lossy
 
 
-@pytest.mark.parametrize("finished", [99.5, 99.0])
-def test_losses_within_the_noise_teach_nothing(finished: float) -> None:
-    made = [Made(record(9, 99.5, 800), metrics(finished, 800))] * 3
+@pytest.mark.parametrize("finished", [99.9, 99.0])
+def test_losses_within_the_noise_teach_little(finished: float) -> None:
+    made = [Made(record(9, 99.9, 800), metrics(finished, 800))] * 3
     assert next_point([SMALL, MILD], ACCURACY, DENSE, made) is SMALL
 
 
