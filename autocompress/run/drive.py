@@ -147,9 +147,7 @@ class Driver:
             executor=executor,
             objectives=self.objectives,
             dense=dense,
-            # A smaller input starts best and gains least: at 3/4 of the side ResNet-20 on CIFAR-10 still loses half of
-            # what it lost in a trial, with cut channels and blocks 0.2 to 0.35 of it.
-            kind_of=lambda record: self.space.decode(record.vector).student.resolution,
+            smaller_input=lambda record: self.space.decode(record.vector).student.resolution < 1.0,
             baseline=baseline,
             steps=steps,
             least_steps=min(steps, LEAST_FINAL_STEPS),

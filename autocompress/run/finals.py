@@ -23,7 +23,7 @@ class Finals:
     Attributes:
         executor: Does the work.
         dense: Metrics of the dense model on the validation split.
-        kind_of: Trials of one kind are expected to regain the same share of what they lost.
+        smaller_input: Whether a trial's inputs are made smaller.
         baseline: The dense artifact.
         steps: Optimiser steps of the final training of a point with a typical loss, see `training_share`.
         least_steps: No final training is shorter.
@@ -34,7 +34,7 @@ class Finals:
     executor: Executor
     objectives: tuple[Objective, ...]
     dense: Mapping[str, Metric]
-    kind_of: Callable[[Record], object]
+    smaller_input: Callable[[Record], bool]
     baseline: Point
     steps: int
     least_steps: int
@@ -114,7 +114,7 @@ class _Making:
         if len(self._chosen) >= self._wanted(made):
             return None
         running = self._chosen[len(known) :]
-        return next_point(self._left, finals.objectives, finals.dense, made, running, finals.kind_of)
+        return next_point(self._left, finals.objectives, finals.dense, made, running, finals.smaller_input)
 
     def _start(self, record: Record) -> None:
         finals = self._finals

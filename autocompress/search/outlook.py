@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from autocompress.core.space import Space
 from autocompress.search.covering import Place, Scale, covering
 from autocompress.search.parts import Part, places_of, vector_of
-from autocompress.search.recovery import Recovery, Trained, recovery_of
+from autocompress.search.recovery import Recovery, Trained, expected_rest, recovery_of
 
 # A plan that loses more than this share of the accuracy in a trial covers nothing: of what ResNet-20 on CIFAR-10 loses
 # there a quarter is left after its final training. At 0.1 half of the plans lost 8 points and more.
@@ -47,10 +47,10 @@ class Outlook:
         self._chance = max(chance, 1e-12)
         self._scale = Scale(tuple(costs), WORST_LOST, _BLUR)
         self._tried = [one.part for one in tried]
-        self._ready = [Place(one.lost, one.part.ratios) for one in tried]
+        self._sizes = set(places_of(space, ("resolution",)))
+        self._ready = [self._place(one.lost, one.part) for one in tried]
         # A smaller input loses much at first and little after a few steps: it says nothing of what else is lost.
-        sizes = set(places_of(space, ("resolution",)))
-        full = [one for one in tried if sizes.isdisjoint(one.part.chosen)]
+        full = [one for one in tried if self._sizes.isdisjoint(one.part.chosen)]
         self._law: Recovery = recovery_of([Trained(*self._known(one.part), one.lost) for one in full])
         self._vectors = self._matrix(self._tried)
         expected = [self._law.lost(*self._known(one.part)) for one in tried]
@@ -75,8 +75,13 @@ class Outlook:
 
     def best(self, parts: Sequence[Part], count: int) -> list[Part]:
         """At most `count` parts that cover most of the front beside what was tried."""
-        places = [Place(lost, part.ratios) for lost, part in zip(self.lost(parts), parts, strict=True)]
+        places = [self._place(lost, part) for lost, part in zip(self.lost(parts), parts, strict=True)]
         return [parts[index] for index in covering(places, self._ready, self._scale, count)]
+
+    def _place(self, lost: float, part: Part) -> Place:
+        """Where a part stands; what stays lost at a smaller input counts as if more had been lost at the full one."""
+        smaller = not self._sizes.isdisjoint(part.chosen)
+        return Place(lost * expected_rest(smaller) / expected_rest(False), part.ratios)
 
     def _known(self, part: Part) -> tuple[float, float]:
         return part.loss / self._chance, part.ratios.get("params", 1.0)

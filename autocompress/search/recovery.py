@@ -1,4 +1,4 @@
-"""How much accuracy is lost after a short training, by the loss before it and the weights that are left to train."""
+"""How much accuracy is lost after a short training, and how much of that after a final one."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ _BOUNDS = (np.array([-10.0, 0.05, 0.0]), np.array([1.0, 2.0, 2.0]))
 # Of the root of a lost share; trials that lie further off are exceptions.
 _NOISE = 0.03
 _LEAST_LOSS = 1e-6
+# What a final training leaves of what a short one lost. A smaller input starts best and gains least: at three quarters
+# of the side ResNet-20 on CIFAR-10 kept 0.46 and 0.65 of it, 22 other points 0.23 to 0.58, most below 0.4.
+_REST, _REST_OF_SMALLER_INPUT = 0.35, 0.6
 
 
 class Trained(NamedTuple):
@@ -52,6 +55,11 @@ class Recovery:
     def lost(self, loss: float, params: float) -> float:
         """The share of the dense accuracy that is lost after a trial's training, 1 at most."""
         return float(min(1.0, self.factor * max(loss, _LEAST_LOSS) ** self.power / params**self.need))
+
+
+def expected_rest(smaller_input: bool) -> float:
+    """The share of what a trial lost that is expected to be lost for good."""
+    return _REST_OF_SMALLER_INPUT if smaller_input else _REST
 
 
 def recovery_of(tried: Sequence[Trained]) -> Recovery:

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from autocompress.core.metric import Metric
 from autocompress.search.covering import Place, Scale, covering
 from autocompress.search.record import Objective, Record, accuracy_of, lost_share
+from autocompress.search.recovery import expected_rest
 
 # A point that loses more than this share of what the dense model reaches covers nothing: with a tenth and with a
 # twentieth, three of the eight points of ResNet-20 on CIFAR-10 lost 2.8 points of accuracy and more.
 _WORST_LOST = 0.025
 # Losses of accuracy are known no better than this: one image in 333.
 _BLUR = 0.003
-# Until points are ready, the final training is expected to leave this share of what a short one lost, as of ResNet-20 on
-# CIFAR-10, where it left 0.24 to 0.45; that counts as much as points that lost so much together.
-_EXPECTED_REST, _EXPECTED_LOST = 0.4, 0.02
+# What is expected of final training counts as much as points that lost this share together.
+_EXPECTED_LOST = 0.02
 # The final training of a point that lost this share in a short one has the length that was asked for; of others it
 # goes by this power of what they lost, within limits.
 _TYPICAL_LOSS, _LONGER = 0.03, 0.7
@@ -38,7 +38,7 @@ def next_point(
     dense: Mapping[str, Metric],
     made: Sequence[Made],
     chosen: Sequence[Record] = (),
-    kind_of: Callable[[Record], object] = lambda record: None,
+    smaller_input: Callable[[Record], bool] = lambda record: False,
 ) -> Record | None:
     """The candidate that adds most hypervolume beside the dense model, or None if none adds any.
 
@@ -53,7 +53,7 @@ def next_point(
         dense: Metrics of the dense model.
         made: The points that are ready.
         chosen: Trials that are being trained to the end; they too count by what they are expected to reach.
-        kind_of: Tells the kind of a trial.
+        smaller_input: Whether a trial's inputs are made smaller; of those, training brings less back.
     """
     costs = [objective for objective in objectives if objective.name != "accuracy"]
     if "macs" in dense and all(cost.name != "macs" for cost in costs):
@@ -61,8 +61,9 @@ def next_point(
     accuracy = accuracy_of(objectives)
 
     def expected(record: Record) -> Place:
-        alike = [point for point in made if kind_of(point.record) == kind_of(record)]
-        rest = _EXPECTED_REST if accuracy is None else _rest(accuracy, dense, alike)
+        smaller = smaller_input(record)
+        alike = [point for point in made if smaller_input(point.record) == smaller]
+        rest = 1.0 if accuracy is None else _rest(accuracy, dense, alike, expected_rest(smaller))
         return _place(record.metrics, dense, accuracy, costs, rest)
 
     ready = [_place(metrics, dense, accuracy, costs) for metrics in (dense, *(point.metrics for point in made))]
@@ -84,9 +85,9 @@ def training_share(record: Record, objectives: Sequence[Objective], dense: Mappi
     return min(most, max(least, math.pow(lost / _TYPICAL_LOSS, _LONGER)))
 
 
-def _rest(accuracy: Objective, dense: Mapping[str, Metric], made: Sequence[Made]) -> float:
+def _rest(accuracy: Objective, dense: Mapping[str, Metric], made: Sequence[Made], expected: float) -> float:
     """The share of a short training's loss of accuracy that is expected to stay."""
-    lost, kept = _EXPECTED_LOST, _EXPECTED_REST * _EXPECTED_LOST
+    lost, kept = _EXPECTED_LOST, expected * _EXPECTED_LOST
     for point in made:
         before, after = (lost_share(accuracy, metrics, dense) for metrics in (point.record.metrics, point.metrics))
         lost += max(0.0, before)

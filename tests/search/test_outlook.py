@@ -43,6 +43,18 @@ def test_a_smaller_input_says_nothing_of_other_plans() -> None:
     assert outlook(*rest, Tried(shrunk, 0.9)).lost([part(39)]) == outlook(*rest, Tried(shrunk, 0.0)).lost([part(39)])
 
 
+def test_what_a_smaller_input_loses_counts_for_more() -> None:
+    rest = [Tried(part(n, loss=0.05), 0.03) for n in range(1, 9)]
+    full, shrunk = part(20, loss=0.05), part(SIZE, loss=0.05)
+    found = outlook(*rest)
+    assert found.lost([full])[0] == pytest.approx(found.lost([shrunk])[0], rel=0.2)
+    dear = part(SIZE, loss=0.05, size=0.45)
+    assert found.best([dear], 1) == [dear]
+    assert outlook(Tried(part(20, loss=0.05), 0.05)).best([part(20, 21, loss=0.05, size=0.3)], 1) != []
+    # At the full size 5 % are worth something; at a smaller one nearly twice as much stays lost.
+    assert outlook(Tried(part(SIZE, loss=0.05), 0.05)).best([part(SIZE, 21, loss=0.05, size=0.3)], 1) == []
+
+
 def test_the_best_parts_add_to_what_was_tried() -> None:
     tried = Tried(part(0, loss=0.001, size=0.3), 0.001)
     larger, smaller, hopeless = (

@@ -120,7 +120,7 @@ def test_a_small_point_waits_where_earlier_ones_stayed_as_they_were(finished: li
 
 
 def test_training_is_expected_to_bring_back_no_more_than_all_and_no_less_than_nothing() -> None:
-    lossless, lossy, earlier = record(3, 100, 50), record(4, 95, 20), record(9, 96, 800)
+    lossless, lossy, earlier = record(3, 100, 40), record(4, 95, 20), record(9, 96, 800)
     assert next_point([SMALL, lossless], ACCURACY, DENSE, [Made(earlier, metrics(110, 800))]) is lossless
     assert next_point([lossy], ACCURACY, DENSE, [Made(earlier, metrics(80, 800))]) is lossy
 
@@ -131,11 +131,15 @@ def test_losses_within_the_noise_teach_little(finished: float) -> None:
     assert next_point([SMALL, MILD], ACCURACY, DENSE, made) is SMALL
 
 
-def test_only_points_of_the_same_kind_teach_what_comes_back() -> None:
+def test_only_points_with_inputs_of_their_size_teach_what_comes_back() -> None:
     made = [Made(record(9, 96, 800), metrics(96, 800))] * 3
-    alike, other = (lambda record: None), (lambda record: record.number == 9)
-    assert next_point([SMALL, MILD], ACCURACY, DENSE, made, kind_of=alike) is MILD
-    assert next_point([SMALL, MILD], ACCURACY, DENSE, made, kind_of=other) is SMALL
+    assert next_point([SMALL, MILD], ACCURACY, DENSE, made) is MILD
+    assert next_point([SMALL, MILD], ACCURACY, DENSE, made, smaller_input=lambda record: record.number == 9) is SMALL
+
+
+def test_less_is_expected_back_of_smaller_inputs() -> None:
+    assert next_point([SMALL, MILD], ACCURACY, DENSE, []) is SMALL
+    assert next_point([SMALL, MILD], ACCURACY, DENSE, [], smaller_input=lambda record: record is SMALL) is MILD
 
 
 def test_one_objective_is_enough() -> None:
