@@ -43,8 +43,8 @@ def next_point(
     """The candidate that adds most hypervolume beside the dense model, or None if none adds any.
 
     Candidates count by what they are expected to reach: of the accuracy they lost in short training, the share that
-    the points made so far at inputs like theirs still lost after theirs, all together. Accuracy counts up to a loss of a
-    fortieth, or to twice what the best candidate loses if that is more. Work, in MACs, counts beside the objectives:
+    the points made so far at inputs like theirs still lost after theirs, all together. Accuracy counts up to a loss of
+    a fortieth, or to twice what the best candidate loses if that is more. Work, in MACs, counts beside the objectives:
     where a small model's latency is mostly constant, less of it is still worth having.
 
     Args:

@@ -59,13 +59,20 @@ def test_the_best_parts_add_to_what_was_tried() -> None:
     tried = Tried(part(0, loss=0.001, size=0.3), 0.001)
     larger, smaller, hopeless = (
         part(1, loss=0.1, size=0.9),
-        part(2, loss=0.01, size=0.1),
-        part(3, loss=50.0, size=0.01),
+        part(2, loss=0.01, size=0.2),
+        part(3, loss=50.0, size=0.16),
     )
     found = outlook(tried)
     assert found.lost([hopeless])[0] > WORST_LOST
     assert found.best([larger, smaller, hopeless], 3) == [smaller]
     assert found.reached(3) == [tried.part]
+
+
+def test_no_plan_leaves_far_less_than_one_that_kept_its_accuracy() -> None:
+    lost, kept = Tried(part(0, loss=0.5, size=0.05), 0.6), Tried(part(1, loss=0.001, size=0.4), 0.001)
+    far, near = part(2, loss=0.001, size=0.19), part(3, loss=0.001, size=0.21)
+    assert outlook(lost, kept).best([far, near], 2) == [near]
+    assert outlook(lost).best([far], 1) == outlook().best([far], 1) == [far]
 
 
 def test_without_trials_the_law_alone_counts() -> None:
