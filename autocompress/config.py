@@ -70,7 +70,7 @@ def wire(
         )
     epoch = math.ceil(len(task.train) / task.batch_size)
     effort = Effort(
-        config.short_steps if config.short_steps is not None else min(40, max(16, epoch)),
+        config.short_steps if config.short_steps is not None else min(40, max(32, epoch)),
         config.calibration_samples,
         config.validation_samples,
         rules.distill_temperature,

@@ -30,7 +30,7 @@ class SearchConfig:
         objectives: Metrics to improve.
         constraints: E.g. `latency<=20ms`, `size<=30%`, `accuracy>=-1.0`.
         precision: What unquantized layers run in; None takes the target's own.
-        short_steps: Optimiser steps of a trial; None takes an epoch, but at least 16 and at most 40.
+        short_steps: Optimiser steps of a trial; None takes an epoch, but at least 32 and at most 40.
         final_epochs: Epochs of training for each point of the front; 0 exports the trials as they are.
         final_points: How many points of the front are trained to the end and exported.
         validation_samples: Samples a trial is judged on; None takes all.
