@@ -203,7 +203,9 @@ class Driver:
             self.listener.say("measuring what every option does alone")
             effects = effects_by(executor, self.shared, self.folder / SENSITIVITY)
             options = effects.of_options(lambda done, total: self.listener.step("options measured", done, total))
-            return Planner(effects, options, self.context.dense.info.blocks, self.objectives)
+            every, asked = len(self.context.task.validation), self.context.effort.validation_samples
+            samples = every if asked is None else min(every, asked)
+            return Planner(effects, options, self.context.dense.info.blocks, self.objectives, samples)
 
         def planned(records: Sequence[Record]) -> list[tuple[str, Vector]]:
             found = planner()

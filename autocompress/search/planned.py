@@ -61,6 +61,7 @@ class Planner:
         options: Sensitivity,
         blocks: Sequence[BlockInfo],
         objectives: Sequence[Objective],
+        samples: int,
     ) -> None:
         """Finds what all waves have in common.
 
@@ -69,7 +70,9 @@ class Planner:
             options: What single options do.
             blocks: That may be dropped.
             objectives: Of the run.
+            samples: How many the accuracy of a trial is of.
         """
+        self._samples = samples
         self._effects, self._options, self._blocks, self._objectives = effects, options, blocks, objectives
         space, named = effects.space, [o.name for o in objectives if o.name in options.dense.costs]
         # Work counts beside the objectives: of two plans that cost the same, the one that does less trains longer.
@@ -99,7 +102,8 @@ class Planner:
             count: How many are wanted.
         """
         space, effects = self._effects.space, self._effects
-        outlook = Outlook(space, list(_tried(effects, self._objectives, known)), self._options.chance, self._costs)
+        tried = list(_tried(effects, self._objectives, known))
+        outlook = Outlook(space, tried, self._options.chance, self._costs, self._samples)
         wholes = [_NOTHING, *_structures(effects, self._descents, self._base, outlook)]
         parts = _combined(effects, self._table, self._blocks, wholes, [{}, *self._streams], [{}, *self._bits])
         places = places_of(space, ("prune", "shape", "quantize"))

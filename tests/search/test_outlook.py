@@ -23,8 +23,8 @@ def part(*places: int, loss: float = 0.1, size: float = 0.5) -> Part:
     return Part(dict.fromkeys(places, 1), loss, {"size_bytes": size, "params": size})
 
 
-def outlook(*tried: Tried) -> Outlook:
-    return Outlook(SPACE, tried, 1.0, COSTS)
+def outlook(*tried: Tried, samples: int = 5_000) -> Outlook:
+    return Outlook(SPACE, tried, 1.0, COSTS, samples)
 
 
 def test_a_plan_next_to_one_that_was_tried_shares_its_luck() -> None:
@@ -73,6 +73,14 @@ def test_no_plan_leaves_far_less_than_one_that_kept_its_accuracy() -> None:
     far, near = part(2, loss=0.001, size=0.19), part(3, loss=0.001, size=0.21)
     assert outlook(lost, kept).best([far, near], 2) == [near]
     assert outlook(lost).best([far], 1) == outlook().best([far], 1) == [far]
+
+
+def test_a_loss_of_few_images_counts_less_where_there_are_few() -> None:
+    # Far smaller beside a trial that lost 1.4 %, or a loss of nothing beside it at half of the size.
+    tried = [Tried(part(*range(10), loss=0.02, size=0.3), 0.014), Tried(part(30, loss=0.0, size=0.9), 0.0)]
+    exact, smaller = part(30, 31, loss=0.0, size=0.4), part(*range(11), loss=0.02, size=0.2)
+    assert outlook(*tried, samples=5_000).best([exact, smaller], 1) == [exact]
+    assert outlook(*tried, samples=357).best([exact, smaller], 1) == [smaller]
 
 
 def test_without_trials_the_law_alone_counts() -> None:

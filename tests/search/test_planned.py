@@ -24,6 +24,7 @@ from tests.nets import make_task
 
 OBJECTIVES = (Objective("accuracy", True), Objective("size_bytes", False), Objective("latency_ms", False))
 COUNT = 8
+SAMPLES = 5_000
 
 
 def planned_vectors(
@@ -34,7 +35,7 @@ def planned_vectors(
     known: Sequence[Record],
     count: int,
 ) -> list[tuple[str, Vector]]:
-    return Planner(effects, options, blocks, objectives).wave(known, count)
+    return Planner(effects, options, blocks, objectives, SAMPLES).wave(known, count)
 
 
 def tried(number: int, vector: Vector, lost: float) -> Record:
@@ -111,7 +112,7 @@ def test_the_next_wave_covers_what_the_first_left_open(
     blocks = context.dense.info.blocks
 
     def waves() -> tuple[list[Vector], list[Vector]]:
-        planner = Planner(effects, options, blocks, OBJECTIVES)
+        planner = Planner(effects, options, blocks, OBJECTIVES, SAMPLES)
         first = [vector for _, vector in planner.wave((), COUNT)]
         known = [tried(number, vector, 1.0) for number, vector in enumerate([space.dense_vector, *first])]
         return first, [vector for _, vector in planner.wave(known, COUNT)]
