@@ -69,7 +69,7 @@ def test_wiring_takes_defaults_from_target_and_data(monkeypatch: pytest.MonkeyPa
     assert (nano.context.precision, local.context.precision) == ("fp16", "fp32")
     assert len(nano.notes) == 1
     assert local.notes == ()
-    assert nano.context.effort.short_steps == 16
+    assert nano.context.effort.short_steps == 32
     assert wire(SearchConfig(short_steps=3), task, RULES).context.effort.short_steps == 3
     assert [objective.maximised for objective in nano.objectives] == [True, False, False]
 
