@@ -119,13 +119,13 @@ def fold_batchnorm(model: GraphModule, *, half: bool = False) -> FoldedModel:
         half: True stores unquantized weights in fp16.
     """
     model = copy.deepcopy(model).eval()
-    calls = Counter(str(node.target) for node in model.graph.nodes if node.op == "call_module")
+    calls = _calls(model)
     weights: dict[str, StoredWeight] = {}
     for name, layer in list(model.named_modules()):
         if isinstance(layer, WEIGHT_LAYERS) and calls[name]:
             weights[name] = _take_weight(layer, half)
     for node in list(model.graph.nodes):
-        if _foldable(model, node, calls):
+        if foldable(model, node):
             source = str(node.args[0].target)
             weights[source] = weights[source].scaled(_fold(model, node))
     model.delete_all_unused_submodules()
@@ -167,8 +167,12 @@ def _take_weight(layer: Any, half: bool) -> StoredWeight:
     return StoredWeight(value.float(), 32, empty, empty, axis)
 
 
-def _foldable(model: GraphModule, node: Node, calls: Counter[str]) -> bool:
-    if node.op != "call_module" or not isinstance(_module(model, node), _NORMS) or calls[str(node.target)] > 1:
+def foldable(model: GraphModule, node: Node) -> bool:
+    """Whether a node is a BatchNorm that can be folded into what it reads."""
+    if node.op != "call_module" or not isinstance(_module(model, node), _NORMS):
+        return False
+    calls = _calls(model)
+    if calls[str(node.target)] > 1:
         return False
     norm, source = _module(model, node), node.args[0]
     if not isinstance(source, Node) or source.op != "call_module" or len(source.users) > 1:
@@ -181,6 +185,10 @@ def _foldable(model: GraphModule, node: Node, calls: Counter[str]) -> bool:
     if isinstance(layer, _TRANSPOSED):
         return layer.groups == 1
     return isinstance(layer, (nn.Conv1d, nn.Conv2d))
+
+
+def _calls(model: GraphModule) -> Counter[str]:
+    return Counter(str(node.target) for node in model.graph.nodes if node.op == "call_module")
 
 
 def _fold(model: GraphModule, node: Node) -> Tensor:

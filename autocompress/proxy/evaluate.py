@@ -19,6 +19,7 @@ from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
 from autocompress.core.target import LatencyEstimate
 from autocompress.emit.onnx_export import export_onnx
+from autocompress.emit.settle import settle_biases
 from autocompress.graph.couple import NORM_MODULES
 from autocompress.graph.info import layer_infos, total_macs
 from autocompress.proxy.context import Context
@@ -100,6 +101,7 @@ def evaluate(
     if not plan.is_dense:
         training = _training(plan, compressed, context, steps)
         finetune(compressed.module, context.teacher, context.task, training, progress, context.working)
+        settle_biases(compressed.module)
     clock.append(time.perf_counter())
     split = context.task.validation
     if context.effort.validation_samples is not None:

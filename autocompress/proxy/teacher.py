@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from autocompress.proxy.hints import watched
 from autocompress.tasks.tree import leaves, map_tensors
 
-_KEPT_BYTES = 512 * 2**20
+_KEPT_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Answer:
 
 
 class Teacher:
-    """A trained model that remembers its answers, 512 MiB of them: every trial of a run sees the same batches."""
+    """A trained model that remembers its answers, 1 GiB of them: every trial of a run sees the same batches."""
 
     def __init__(
         self, model: nn.Module, device: str = "cpu", hints: Sequence[str] = (), kept_bytes: int = _KEPT_BYTES
@@ -60,7 +60,8 @@ class Teacher:
             return Answer(*map_tensors(self._kept[key], lambda x: x.to(self._device)))
         with torch.no_grad(), autocast(self._device), watched(self._model, self.hints) as seen:
             outputs = self._model(*(placed(x, self._device, self._layout) for x in inputs))
-        found = (outputs, dict(seen))
+        # Hints need no more digits, and twice as many batches are remembered.
+        found = (outputs, {layer: x.bfloat16() if x.is_floating_point() else x for layer, x in seen.items()})
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves(found))
         if size <= self._room:
             self._room -= size

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autocompress.core.metric import Metric
 from autocompress.core.pareto import non_dominated
-from autocompress.run.executors import Done, Executor, decided_by
+from autocompress.run.executors import Done, Executor
 from autocompress.run.finish import Point
 from autocompress.run.jobs import PointJob, checkpoint_path
 from autocompress.run.trials import Listener
@@ -59,10 +60,18 @@ def make_points(finals: Finals, records: Sequence[Record]) -> list[Point]:
 
 
 class _Making:
+    """Points are chosen by those that would have ended by then if a step took as long for each of them.
+
+    So the same seed and workers choose the same points however long each takes, and none waits for a long one.
+    """
+
     def __init__(self, finals: Finals, candidates: Sequence[Record]) -> None:
         self._finals = finals
         self._left = list(candidates)
         self._chosen: list[Record] = []
+        # In steps since the first point was started: when each worker is free, and when each point ends.
+        self._free = [0] * finals.executor.workers
+        self._ends: dict[int, int] = {}
         self._ended: dict[int, Point | None] = {}
         self._keys: dict[str, Record] = {}
 
@@ -75,7 +84,7 @@ class _Making:
         """Keeps the workers busy; False if nothing runs and nothing is left to start."""
         executor, listener = self._finals.executor, self._finals.listener
         while executor.busy < executor.workers:
-            known = self._chosen[: decided_by(len(self._chosen), executor.workers)]
+            known = [record for record in self._chosen if self._ends[record.number] <= self._free[0]]
             if any(record.number not in self._ended for record in known):
                 break
             record = self._choose(known)
@@ -113,7 +122,8 @@ class _Making:
         finals, made = self._finals, self._made(known)
         if len(self._chosen) >= self._wanted(made):
             return None
-        running = self._chosen[len(known) :]
+        ended = {record.number for record in known}
+        running = [record for record in self._chosen if record.number not in ended]
         return next_point(self._left, finals.objectives, finals.dense, made, running, finals.smaller_input)
 
     def _start(self, record: Record) -> None:
@@ -123,6 +133,8 @@ class _Making:
         key = f"point {len(self._chosen)} of about {finals.points} (trial {record.number})"
         share = training_share(record, finals.objectives, finals.dense)
         steps = max(finals.least_steps, round(finals.steps * share))
+        self._ends[record.number] = self._free[0] + steps
+        heapq.heapreplace(self._free, self._free[0] + steps)
         finals.listener.say(f"{key}: training {steps} steps, exporting, verifying")
         folder = finals.artifacts / f"t{record.number:03d}"
         checkpoint = checkpoint_path(finals.checkpoints, record.number)

@@ -18,6 +18,7 @@ from autocompress.compress.quantizer import ActivationQuantizer, HalfWeight, Spa
 from autocompress.core.plan import Plan, Quantize
 from autocompress.emit.fold import fold_batchnorm
 from autocompress.emit.onnx_export import export_onnx, graph_overhead_bytes, payload_bytes, unpack_onnx
+from autocompress.emit.settle import settle_biases
 from autocompress.emit.verify import run_onnx, verify
 from autocompress.errors import UnsupportedError
 from autocompress.graph.info import trace_model
@@ -437,3 +438,31 @@ def test_trained_integer_linear_layers_and_equal_tensors_export(tmp_path: Path) 
     exported = export_onnx(module, (x[:2],), tmp_path / "m.onnx", opset=13)
     found = verify(exported.path, module, [(x,)])
     assert found.passed, found.reason
+
+
+@pytest.mark.parametrize("w_bits", [2, 4, 8])
+def test_a_model_with_settled_biases_computes_what_its_integer_file_does(w_bits: int, tmp_path: Path) -> None:
+    model, x = residual(8, Quantize(w_bits, granularity="channel"))
+    path = tmp_path / "model.onnx"
+
+    def mean_error() -> float:
+        with torch.no_grad():
+            return float((run_onnx(path, [(x,)])[0] - model(x)).abs().mean())
+
+    export_onnx(model, (x[:2],), path, opset=17)
+    before = mean_error()
+    settle_biases(model)
+    settled = {name: value.clone() for name, value in model.state_dict().items()}
+    export_onnx(model, (x[:2],), path, opset=17)
+    assert mean_error() < before / 3
+    settle_biases(model)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, settled[name], rtol=1e-5, atol=1e-6)
+
+
+def test_settling_changes_nothing_where_no_integer_kernel_runs() -> None:
+    model, x = residual(None, Quantize(4))
+    with torch.no_grad():
+        before = model(x)
+        settle_biases(model)
+        assert torch.equal(model(x), before)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autocompress.core.metric import Metric
+from autocompress.core.plan import Plan
+from autocompress.run.executors import Done, Shown
+from autocompress.run.finals import Finals, make_points
+from autocompress.run.finish import Point
+from autocompress.run.jobs import PointJob
+from autocompress.run.progress import Silent
+from autocompress.search.record import Objective, Record
+
+OBJECTIVES = (Objective("accuracy", True), Objective("size_bytes", False))
+
+
+def metrics(accuracy: float, size: float) -> dict[str, Metric]:
+    return {"accuracy": Metric.exact(accuracy, "percent"), "size_bytes": Metric.exact(size, "bytes")}
+
+
+# Ever smaller and ever worse: the training of the last ones is longest.
+RECORDS = [
+    Record(number, "search", (number,), "complete", "short", metrics(100.0 - number**2 / 8, 900.0 / number**2), {})
+    for number in range(1, 9)
+]
+
+
+class InOrder:
+    """An executor whose jobs end in an order of the test's choice, each with half of its loss left."""
+
+    workers = 2
+
+    def __init__(self, first: Callable[[list[PointJob]], int]) -> None:
+        self._first = first
+        self._running: list[tuple[str, PointJob]] = []
+        self.started: list[tuple[int, int]] = []
+
+    @property
+    def busy(self) -> int:
+        return len(self._running)
+
+    def start(self, key: str, job: Any) -> None:
+        assert len(self._running) < self.workers
+        self._running.append((key, job))
+        self.started.append((job.record.number, job.steps))
+
+    def next(self, shown: Shown | None = None) -> Done:
+        key, job = self._running.pop(self._first([job for _, job in self._running]))
+        record = job.record
+        accuracy = 50.0 + record.metrics["accuracy"].value / 2
+        made = metrics(accuracy, record.metrics["size_bytes"].value)
+        name = f"t{record.number}"
+        return Done(key, Point(name, record.number, "", "full", Plan(), made, accuracy, (), {}, {}, None, None, ()))
+
+    def stop(self) -> None:
+        self._running.clear()
+
+
+def started(first: Callable[[list[PointJob]], int]) -> list[tuple[int, int]]:
+    executor = InOrder(first)
+    dense = metrics(100.0, 1000.0)
+    baseline = Point("dense", 0, "", "full", Plan(), dense, 100.0, (), {}, {}, None, None, ())
+    finals = Finals(executor, OBJECTIVES, dense, lambda record: False, baseline, 100, 1, 5, 2, Path(), Path(), Silent())
+    points = make_points(finals, RECORDS)
+    assert len(points) == len(executor.started) >= 5
+    return executor.started
+
+
+@pytest.mark.parametrize("order", ["first started", "last started", "longest"])
+def test_what_is_chosen_does_not_depend_on_which_point_ends_first(order: str) -> None:
+    shortest_first = started(lambda jobs: min(range(len(jobs)), key=lambda at: jobs[at].steps))
+    ends: dict[str, Callable[[list[PointJob]], int]] = {
+        "first started": lambda jobs: 0,
+        "last started": lambda jobs: len(jobs) - 1,
+        "longest": lambda jobs: max(range(len(jobs)), key=lambda at: jobs[at].steps),
+    }
+    assert started(ends[order]) == shortest_first
+
+
+def test_no_worker_waits_for_a_long_point() -> None:
+    waited: list[int] = []
+
+    def shortest(jobs: list[PointJob]) -> int:
+        waited.append(len(jobs))
+        return min(range(len(jobs)), key=lambda at: jobs[at].steps)
+
+    chosen = started(shortest)
+    # Only the last of all points runs alone.
+    assert waited == [2] * (len(chosen) - 1) + [1]
