@@ -138,8 +138,9 @@ def test_only_points_with_inputs_of_their_size_teach_what_comes_back() -> None:
 
 
 def test_less_is_expected_back_of_smaller_inputs() -> None:
-    assert next_point([SMALL, MILD], ACCURACY, DENSE, []) is SMALL
-    assert next_point([SMALL, MILD], ACCURACY, DENSE, [], smaller_input=lambda record: record is SMALL) is MILD
+    worse = record(3, 96.5, 20)
+    assert next_point([worse, MILD], ACCURACY, DENSE, []) is worse
+    assert next_point([worse, MILD], ACCURACY, DENSE, [], smaller_input=lambda record: record is worse) is MILD
 
 
 def test_one_objective_is_enough() -> None:
