@@ -13,7 +13,7 @@ from rich.table import Table
 
 from autocompress.cli_options import Json, SpaceName, TargetName, TaskName, print_result
 from autocompress.cli_targets import targets_app
-from autocompress.errors import AutoCompressError, InputError
+from autocompress.errors import AutoCompressError, InputError, RunError
 
 # Threads that spin while they wait bring training to a halt as soon as another process wants the processor.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -130,6 +130,8 @@ def _finish(run: Any, as_json: bool) -> None:
     print_result({"run": str(run.path), **front}, as_json, front_table(front))
     if not as_json:
         Console().print(f"artifacts: {run.path / 'artifacts'}\nreport:    {run.path / 'report.html'}", highlight=False)
+    if not front["points"]:
+        raise RunError(f"run {run.path} has no verified point; its report says why")
 
 
 @app.command()

@@ -30,6 +30,7 @@ from autocompress.run.jobs import Shared
 from autocompress.run.measure import Bench, measure_space
 from autocompress.run.progress import Silent
 from autocompress.run.settings import DEFAULT_OBJECTIVES, SearchConfig, command_of, new_folder, read_config
+from autocompress.run.study import new_name, open_storage
 from autocompress.run.trials import Listener
 from autocompress.search.record import Objective
 from autocompress.targets.own import own_folder
@@ -146,9 +147,12 @@ def search(
         None if isinstance(space, str) else space,
         None if isinstance(target, str) else target,
     )
-    driver = _driver(wired, folder, listener)
+    study = new_name(folder, resolved.storage)
+    driver = _driver(wired, folder, study, listener)
     driver.check_constraints()
-    write_config(folder, wired)
+    if resolved.storage is not None:
+        open_storage(folder, resolved.storage)
+    write_config(folder, wired, study)
     driver.run(parse_budget(resolved.budget))
     return Run.open(folder)
 
@@ -171,8 +175,8 @@ def resume(path: str | Path, budget: str | None = None, listener: Listener | Non
     _check_unchanged(run, wired)
     if budget is not None and total.trials is not None:
         wired = replace(wired, config=replace(config, budget=str(total.trials)))
-        write_config(run.path, wired)
-    _driver(wired, run.path, listener).run(total)
+        write_config(run.path, wired, run.study)
+    _driver(wired, run.path, run.study, listener).run(total)
     return Run.open(path)
 
 
@@ -185,7 +189,7 @@ def _extended(old: str, new: str) -> Budget:
     return Budget(before.trials + more.trials, None)
 
 
-def _driver(wired: Wired, folder: Path, listener: Listener | None) -> Driver:
+def _driver(wired: Wired, folder: Path, study: str, listener: Listener | None) -> Driver:
     config = wired.config
     settings = Settings(
         controller=config.controller,
@@ -193,6 +197,7 @@ def _driver(wired: Wired, folder: Path, listener: Listener | None) -> Driver:
         final_epochs=config.final_epochs,
         final_points=config.final_points,
         storage=config.storage,
+        study=study,
         workers=config.worker_pool,
         command=command_of(config),
         versions=versions(),
@@ -203,9 +208,8 @@ def _driver(wired: Wired, folder: Path, listener: Listener | None) -> Driver:
     )
 
 
-def write_config(folder: Path, wired: Wired) -> None:
+def write_config(folder: Path, wired: Wired, study: str) -> None:
     """Writes `run.yaml`, complete or not at all."""
-    task = wired.context.task
     data = {
         "search": {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(wired.config).items()
@@ -220,8 +224,9 @@ def write_config(folder: Path, wired: Wired) -> None:
             "short_steps": wired.context.effort.short_steps,
             "decisions": len(wired.space.decisions),
             "plans": str(wired.space.size),
+            "study": study,
         },
-        "digests": {"data": task.data_digest, "model": task.model_digest},
+        "digests": _digests(wired),
         "versions": versions(),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -231,15 +236,21 @@ def write_config(folder: Path, wired: Wired) -> None:
 
 
 def _check_unchanged(run: Run, wired: Wired) -> None:
-    task = wired.context.task
-    now = {"data": task.data_digest, "model": task.model_digest}
     before: Mapping[str, str] = run.config.get("digests", {})
-    for name, digest in now.items():
-        if before.get(name) != digest:
+    for name, digest in _digests(wired).items():
+        # Runs of older versions say nothing of space and target.
+        if before.get(name) != digest and (name in before or name in ("data", "model")):
             raise InputError(
-                f"the {name} of task {task.name!r} changed since {run.path} was started "
+                f"the {name} of task {wired.context.task.name!r} changed since {run.path} was started "
                 f"({before.get(name)} then, {digest} now); start a new run"
             )
+
+
+def _digests(wired: Wired) -> dict[str, str]:
+    """Of everything that trials mean nothing without; where files are timed, the law is no part of that."""
+    task, target = wired.context.task, wired.context.target
+    found = {"data": task.data_digest, "model": task.model_digest, "space": wired.space.digest}
+    return found if target.profile.measured else {**found, "target": target.digest}
 
 
 def sensitivity(config: SearchConfig, table: Path | None = None, listener: Listener | None = None) -> dict[str, Any]:
@@ -289,6 +300,11 @@ def measure_target(
         RunError: the machine does not answer as it should.
     """
     where, wired = parse_where(on), wire(config)
+    if wired.context.target.profile.measured and (where.host is not None or folder is not None or threads != 1):
+        raise InputError(
+            f"target {config.target} is this machine, on one thread: measure it with --on local, without --output; "
+            "a board needs a target of its own, e.g. raspberry-pi-5"
+        )
     bench = Bench(where, own_folder(wired.context.target, folder), limit, repeats, threads)
     return measure_space(wired.context, wired.space, config.target, bench, listener or Silent())
 

@@ -159,6 +159,7 @@ GOOD = ("search", "--task", "tasks.py:good", "--space", "small.yaml", "--output"
         (("--precision", "int8"), "does not compute in 'int8'"),
         (("--short-steps", "-1"), "short_steps is -1"),
         (("--device", "tpu"), "device is 'tpu'"),
+        (("--storage", "foo"), "storage 'foo' cannot be opened"),
         (("--output", "tasks.py"), "tasks.py is a file; name a folder"),
         (("--output", "tasks.py/run"), "tasks.py is a file; name a folder"),
         (("--output", "."), "is not empty; name a new folder"),
@@ -354,6 +355,25 @@ def test_a_damaged_artifact_fails_verification(shell: Shell, tmp_path: Path, fin
     assert "the file was changed" in row["reason"]
 
 
+def test_a_point_that_was_not_verified_is_not_verified_later(shell: Shell, tmp_path: Path, finished: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in (finished / "artifacts" / "dense").iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["extra"].update(verified=False, reason="top-1 agrees on 80.00% of the rows")
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    code, out, _ = shell("verify", copy, "--json")
+    (row,) = json.loads(out)
+    assert (code, row["passed"], row["reason"]) == (1, False, "top-1 agrees on 80.00% of the rows")
+
+
+def test_this_machine_is_measured_here_and_on_one_thread(shell: Shell) -> None:
+    words = ("targets", "measure", "local", "--task", "tasks.py:good", "--space", "small.yaml")
+    for more in (("--on", "ssh://pi@board"), ("--output", "mine"), ("--threads", "2")):
+        assert "is this machine, on one thread" in shell.refused(*words, *more)
+
+
 def test_a_search_and_its_continuation(shell: Shell) -> None:
     quick = ("--short-steps", "1", "--final-epochs", "0", "--calibration-samples", "16", "--final-points", "1")
     found = shell.json(*GOOD, *quick, "--budget", "2")
@@ -364,3 +384,10 @@ def test_a_search_and_its_continuation(shell: Shell) -> None:
     assert shell.json("status", "out")["trials"] == {"complete": 3}
     (shell.folder / "tasks.py").write_text(TASKS.replace("trained=False", "trained=True"))
     assert "the model of task 'tiny' changed since out was started" in shell.refused("resume", "out")
+
+
+def test_a_run_goes_on_with_the_space_it_was_started_with(shell: Shell) -> None:
+    words = (*GOOD[:1], "--short-steps", "1", "--final-epochs", "0", "--final-points", "1", "--workers", "1")
+    assert shell(*GOOD, *words[1:], "--budget", "2")[0] == 0
+    (shell.folder / "small.yaml").write_text(SPACE.replace("[8, 4]", "[8, 3]"))
+    assert "the space of task" in shell.refused("resume", "out", "--budget", "+1")

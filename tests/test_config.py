@@ -87,8 +87,9 @@ def test_points_below_dense_are_points_above_it_where_less_is_better() -> None:
 
 def test_a_run_keeps_its_configuration(tmp_path: Path) -> None:
     config = SearchConfig(budget="7", constraints=("size<=40%", "accuracy>=-1.5"), seed=3, objectives=("accuracy",))
-    write_config(tmp_path, wire(replace(config, task="digits"), tiny_task(trained=False), RULES))
+    write_config(tmp_path, wire(replace(config, task="digits"), tiny_task(trained=False), RULES), "mine")
     run = Run.open(tmp_path)
+    assert run.study == "mine"
     assert read_config(run) == config
     assert set(run.config) == {"search", "resolved", "digests", "versions"}
     assert set(run.config["search"]) == set(vars(config))

@@ -155,7 +155,10 @@ def test_a_run_folder_follows_the_contract(places: Places, case: Case) -> None:
     assert (settings["search"]["seed"], settings["search"]["target"]) == (1, case.target)
     assert {"torch", "onnxruntime", "autocompress"} <= set(settings["versions"])
     task = load_task(places.task(case))
-    assert settings["digests"] == {"data": task.data_digest, "model": task.model_digest}
+    digests = settings["digests"]
+    assert (digests["data"], digests["model"]) == (task.data_digest, task.model_digest)
+    # Where files are timed, the law decides nothing that trials mean.
+    assert set(digests) - {"data", "model"} == ({"space"} if case.target == "local" else {"space", "target"})
 
 
 def test_a_manifest_vouches_for_its_files(places: Places, case: Case) -> None:

@@ -37,7 +37,7 @@ class LayerShape(NamedTuple):
             return 0
         # A transposed convolution spreads every input, the others gather for every output.
         pixels = self.in_shape if self.op == "conv_transpose2d" else self.out_shape
-        return math.prod(pixels[1:]) * math.prod(self.weight_shape[1:])
+        return math.prod(pixels) // batch * math.prod(self.weight_shape[1:])
 
 
 def factor_shapes(layer: LayerShape, op: LowRank) -> tuple[LayerShape, ...]:

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from autocompress.errors import PlanError
 from autocompress.graph.couple import Channels, Coupling
 from autocompress.graph.labels import Ids
 
@@ -72,19 +74,26 @@ def _member(
     gradients: Gradients | None,
     output: bool,
 ) -> Tensor:
-    """The share of one layer in the scores, normalised to a mean of one over the whole layer."""
+    """The share of one layer in the scores, normalised to a mean of one over the classes of the layer."""
     score = torch.zeros(len(place))
     weight = getattr(layer, "weight", None)
     if weight is None:
         return score
     weight = weight.detach().float()
     if criterion == "taylor":
-        if gradients is None or f"{path}.weight" not in gradients:
+        if gradients is None:
+            raise PlanError(
+                f"{path}: criterion 'taylor' needs gradients of the loss, and there are none; use 'l1' or 'l2'"
+            )
+        if f"{path}.weight" not in gradients:
             return score
         weight = weight * gradients[f"{path}.weight"].float()
     values = _per_channel(weight, layer, len(ids), output, criterion)
-    values = values / values.mean().clamp_min(1e-12)
-    for root, value in zip(coupling.coupler.find(ids).tolist(), values.tolist(), strict=True):
+    roots, members = np.unique(coupling.coupler.find(ids), return_inverse=True)
+    # A linear layer behind a flattened map has a column for each place of it: together they count once.
+    sums = torch.zeros(len(roots)).index_add_(0, torch.from_numpy(members), values)
+    sums = sums / sums.mean().clamp_min(1e-12)
+    for root, value in zip(roots.tolist(), sums.tolist(), strict=True):
         if root in place:
             score[place[root]] += value
     return score

@@ -184,7 +184,8 @@ class PlannedNetworks:
             out_shape=made.samples[one.out],
             layer=dense.layer,
             stride=dense.stride,
-            macs=0 if one.inner is None else math.prod(out) // self._batch * made.sizes[one.inner],
+            # What is neither a layer nor a product of activations keeps its channels.
+            macs=one.dense.macs if one.inner is None else math.prod(out) // self._batch * made.sizes[one.inner],
             read_bits=made.rounding.bits_of(reader.sources),
             stored_bits=made.rounding.bits(reader.place),
             more_elements=sum([math.prod(made.shapes[shape]) for shape in one.more]) // self._batch,

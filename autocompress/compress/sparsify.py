@@ -34,11 +34,11 @@ def magnitude_mask(weight: Tensor, op: Sparsify) -> Tensor:
 
 
 def _two_of_four(weight: Tensor) -> Tensor:
-    """Two of every four weights along the inputs of one output; a rest that is not four long stays dense."""
-    rows = weight.abs().flatten(1)
-    whole = rows.shape[1] // 4 * 4
-    fours = rows[:, :whole].reshape(rows.shape[0], -1, 4)
-    keep = torch.zeros_like(fours).scatter_(2, fours.topk(2, dim=2).indices, 1.0)
+    """Two of every four inputs, at each place of the window; a rest that is not four long stays dense."""
+    rows = weight.abs().movedim(1, -1)
+    whole = rows.shape[-1] // 4 * 4
+    fours = rows[..., :whole].reshape(*rows.shape[:-1], -1, 4)
+    keep = torch.zeros_like(fours).scatter_(-1, fours.topk(2, dim=-1).indices, 1.0)
     mask = torch.ones_like(rows)
-    mask[:, :whole] = keep.reshape(rows.shape[0], whole)
-    return mask.view(weight.shape).to(weight.dtype)
+    mask[..., :whole] = keep.flatten(-2)
+    return mask.movedim(-1, 1).to(weight.dtype).contiguous()

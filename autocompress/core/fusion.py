@@ -184,7 +184,7 @@ def _step(launch: _Launch, fusion: Fusion, branch_reads: int) -> Step:
     kernel = _kernel(
         op=head.op,
         layer=layer,
-        dtype=_dtype_of(head, tuple(launch.bits.values())),
+        dtype=_dtype_of(head, tuple(launch.bits.values()), any(operator.stored_bits == 8 for operator in operators)),
         in_shapes=tuple([shape for _, shape in launch.bits]),
         out_shape=out_shape,
         weight_shape=weight_shape,
@@ -290,15 +290,19 @@ def _is_pointwise(operator: Operator) -> bool:
 
 
 def _dtype(operator: Operator) -> str:
-    return _dtype_of(operator, operator.read_bits)
+    return _dtype_of(operator, operator.read_bits, True)
 
 
-def _dtype_of(head: Operator, read_bits: Sequence[int | None]) -> str:
-    """`int8` where every activation is rounded to 8 bits and the weight is stored in 8 bits or less."""
+def _dtype_of(head: Operator, read_bits: Sequence[int | None], writes_rounded: bool) -> str:
+    """`int8` where every activation is rounded to 8 bits and the weight is stored in 8 bits or less.
+
+    As files are written: of convolutions only those that write 8 bits, and none that is transposed.
+    """
     rounded = bool(read_bits) and set(read_bits) == {8}
     if head.weight_shape is None:
         return "int8" if rounded else "fp32"
-    if rounded and head.weight_bits <= 8:
+    is_float = head.op == "conv_transpose2d" or (head.op.startswith("conv") and not writes_rounded)
+    if rounded and head.weight_bits <= 8 and not is_float:
         return "int8"
     return "fp16" if head.weight_bits == 16 else "fp32"
 

@@ -61,10 +61,16 @@ class Rule:
     where: str = field(default="rules", compare=False)
 
     def matches(self, target: str) -> bool:
-        """True if the rule speaks of `target`."""
-        return re.fullmatch(self.name, target) is not None and not any(
-            re.fullmatch(exception, target) for exception in self.exceptions
+        """True if the rule speaks of `target`, or of the layer whose channels it is a part of."""
+        names = {target, base_of_group(target)}
+        return any(re.fullmatch(self.name, name) for name in names) and not any(
+            re.fullmatch(exception, name) for exception in self.exceptions for name in names
         )
+
+
+def base_of_group(name: str) -> str:
+    """The layer that a group of channels is named after: `conv` of `conv#2`, the second of the groups it writes."""
+    return name.partition("#")[0]
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from autocompress.core.decision import Decision, Option, ordered
 from autocompress.core.model_info import LayerInfo, ModelInfo
 from autocompress.core.plan import LowRank, Prune, Quantize, Sparsify
 from autocompress.core.ranks import factor_ranks, factor_weights, method_for
-from autocompress.core.rule_form import ANY_NAME, Rule, SpaceRules
+from autocompress.core.rule_form import ANY_NAME, Rule, SpaceRules, base_of_group
 from autocompress.core.shipped import shipped_dir
 from autocompress.core.space import Space
 from autocompress.core.strict_yaml import Place, read_yaml
+from autocompress.core.user_code import USER_CODE_ERRORS, first_line, place
 from autocompress.errors import InputError, nearest
 
 __all__ = ["Rule", "SpaceRules", "build_space", "load_rules", "lowrank_shrinks"]
@@ -68,12 +69,14 @@ def _load_python(path: Path) -> SpaceRules:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        function = getattr(module, "rules", None)
+        if not callable(function):
+            raise InputError(f"{path} defines no function rules(); let it return a dict in the form of a space file")
+        result = function()
     except SyntaxError as error:
         raise InputError(f"{path}:{error.lineno}: not valid Python: {error.msg}") from None
-    function = getattr(module, "rules", None)
-    if not callable(function):
-        raise InputError(f"{path} defines no function rules(); let it return a dict in the form of a space file")
-    result = function()
+    except USER_CODE_ERRORS as error:
+        raise InputError(f"{path.parent / place(error, str(path))}: {first_line(error)}") from error
     if isinstance(result, SpaceRules):
         return dataclasses.replace(result, where=str(path))
     if not isinstance(result, Mapping):
@@ -98,12 +101,15 @@ def build_space(rules: SpaceRules, model: ModelInfo) -> Space:
         return _decision(kind, target, offers, unchanged, layers_of.get(target, 1) if kind == "prune" else 1)
 
     layers_of = {group.name: len(group.layers) for group in model.groups}
-    assert {group.name for group in model.groups if not group.blocked_by} <= {layer.name for layer in model.layers}
+    groups_of: dict[str, list[str]] = {}
+    for name in layers_of:
+        groups_of.setdefault(base_of_group(name), []).append(name)
     decisions = [*_resolution(rules, model), *_student(rules, model)]
     for block in model.blocks:
         decisions += decide("drop", block.name, ("drop",), False)
     for layer in model.layers:
-        decisions += decide("prune", layer.name, ("prune",), None)
+        for group in groups_of.get(layer.name, ()):
+            decisions += decide("prune", group, ("prune",), None)
         decisions += decide("shape", layer.name, ("lowrank", "sparsify"), None)
         decisions += decide("quantize", layer.name, ("quantize",), None)
     if not decisions:
@@ -188,7 +194,7 @@ def _fits(op: Option, layer: LayerInfo) -> bool:
     if isinstance(op, LowRank):
         return lowrank_shrinks(layer, op)
     if isinstance(op, Sparsify) and op.pattern == "2:4":
-        return math.prod(layer.weight_shape[1:]) % 4 == 0
+        return layer.weight_shape[1] % 4 == 0
     return True
 
 

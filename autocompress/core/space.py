@@ -6,6 +6,7 @@ most compression, so that "unchanged", where it is allowed, is always index 0.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ class Space:
     decisions: tuple[Decision, ...]
     distill_temperature: float = 4.0
     distill_weight: float = 0.7
+
+    @cached_property
+    def digest(self) -> str:
+        """Of everything that may be chosen: what a vector means, 16 hex digits."""
+        return hashlib.sha256(repr(self.decisions).encode()).hexdigest()[:16]
 
     def __post_init__(self) -> None:
         names = [decision.name for decision in self.decisions]

@@ -253,10 +253,20 @@ def _source_quantizer(model: GraphModule, node: object) -> ActivationQuantizer |
                 return module if module.bits == 8 else None
             if not isinstance(module, (nn.Dropout, nn.Identity)):
                 return None
-        elif node.op != "call_function" or node.target not in _MOVES:
+        elif node.op != "call_function" or node.target not in _MOVES or _pads_something(node):
             return None
         node = node.args[0]
     return None
+
+
+def _pads_something(node: Node) -> bool:
+    """Whether a node puts another number than zero around what it moves."""
+    if node.target is _aten.constant_pad_nd.default:
+        return bool(node.args[2]) if len(node.args) > 2 else False
+    if node.target is _aten.pad.default:
+        mode = node.args[2] if len(node.args) > 2 else "constant"
+        return mode == "constant" and len(node.args) > 3 and bool(node.args[3])
+    return False
 
 
 def _rounds(model: GraphModule, node: Node) -> bool:

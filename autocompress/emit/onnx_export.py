@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -229,7 +230,7 @@ def _rewrite(traced: ModelProto, folded: FoldedModel, shapes: dict[str, tuple[in
         weight = stored.get(node.input[1]) if node.op_type == "Gemm" else None
         if weight is not None and weight.input_scale is not None and len(inputs) == 3:
             kept.input[2] = add_integer_bias(parts, weight, values[node.input[2]])
-        if node.op_type in _MOVES and inputs[0] in codes:
+        if node.op_type in _MOVES and inputs[0] in codes and not _pads_something(node, values):
             codes[node.output[0]] = _move_codes(parts, kept, codes[inputs[0]])
         else:
             parts.nodes.append(kept)
@@ -309,6 +310,15 @@ def _channels_last(parts: GraphParts, codes: str, map_shape: Sequence[int]) -> s
 
     last = parts.add("Transpose", [reshaped(codes, channels, rows * columns)], perm=[0, 2, 1])
     return parts.add("Transpose", [reshaped(last, rows, columns, channels)], perm=[0, 3, 1, 2])
+
+
+def _pads_something(node: NodeProto, values: dict[str, NDArray[Any]]) -> bool:
+    """Whether an operator puts another number than zero around what it moves."""
+    if node.op_type != "Pad" or len(node.input) < 3 or not node.input[2]:
+        return False
+    modes = [helper.get_attribute_value(a) for a in node.attribute if a.name == "mode"]
+    padded = values.get(node.input[2])
+    return b"constant" in (modes or [b"constant"]) and (padded is None or bool(np.any(padded != 0)))
 
 
 def _move_codes(parts: GraphParts, node: NodeProto, source: _Codes) -> _Codes:

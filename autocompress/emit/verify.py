@@ -29,11 +29,11 @@ _TIE = 1e-5
 
 @dataclass(frozen=True)
 class Agreement:
-    """How close two models' outputs are, over every value of every output.
+    """How close two models' outputs are, over every value of an output; where there are several, of the worst one.
 
     Attributes:
         max_abs_error: Largest difference.
-        cosine: Of all outputs as one vector; 1.0 if both are zero.
+        cosine: Of all values as one vector; 1.0 if both are zero.
         top1_agreement: Share of rows of the first output with the same largest entry; None if it holds no scores.
         relative_error: `max_abs_error` over the range (largest minus smallest) of the reference.
     """
@@ -115,17 +115,12 @@ def agreement(reference: Outputs, outputs: Outputs, *, scores: bool | None = Non
     shapes = [tuple(tensor.shape) for tensor in reference], [tuple(tensor.shape) for tensor in outputs]
     if shapes[0] != shapes[1]:
         raise InputError(f"the file's outputs have the shapes {shapes[1]}, the model's have {shapes[0]}")
-    a = torch.cat([tensor.flatten().double() for tensor in reference])
-    b = torch.cat([tensor.flatten().double() for tensor in outputs])
-    error = float((a - b).abs().max())
-    norms = float(a.norm() * b.norm())
-    cosine = float(a @ b) / norms if norms else float(bool(a.norm() == b.norm()))
-    spread = float(a.max() - a.min())
+    errors, cosines, shares = zip(*map(_closeness, reference, outputs), strict=True)
     first, other = reference[0], outputs[0]
     if scores is None:
         scores = first.dim() == 2 and first.shape[1] > 1
-    top1 = _top1(first, other, spread) if scores else None
-    return Agreement(error, cosine, top1, error / spread if spread else error)
+    top1 = _top1(first, other) if scores else None
+    return Agreement(max(errors), min(cosines), top1, max(shares))
 
 
 def verify(
@@ -191,8 +186,18 @@ def _reference(model: nn.Module, batches: list[tuple[Tensor, ...]]) -> Outputs:
     return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
 
 
-def _top1(reference: Tensor, outputs: Tensor, spread: float) -> float:
-    chosen = outputs.argmax(1)
+def _closeness(reference: Tensor, output: Tensor) -> tuple[float, float, float]:
+    """Largest error, cosine, and the error as a share of the range."""
+    a, b = reference.flatten().double(), output.flatten().double()
+    error = float((a - b).abs().max())
+    norms = float(a.norm() * b.norm())
+    cosine = float(a @ b) / norms if norms else float(bool(a.norm() == b.norm()))
+    spread = float(a.max() - a.min())
+    return error, cosine, error / spread if spread else error
+
+
+def _top1(reference: Tensor, outputs: Tensor) -> float:
+    chosen, spread = outputs.argmax(1), float(reference.max() - reference.min())
     best = reference.max(1).values
     behind = best - reference.gather(1, chosen[:, None])[:, 0]
     return float((behind <= _TIE * spread).double().mean())

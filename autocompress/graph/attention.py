@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from autocompress.errors import UnsupportedError
 from autocompress.graph.lift import attach
+from autocompress.graph.rule_context import where
 
 _ATEN: Any = torch.ops.aten
 
@@ -29,6 +31,8 @@ def _decompose(module: fx.GraphModule, node: fx.Node) -> None:
     mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
     causal = node.args[5] if len(node.args) > 5 else node.kwargs.get("is_causal", False)
     scale = node.kwargs.get("scale")
+    if node.kwargs.get("enable_gqa"):
+        raise UnsupportedError(f"{where(node)}: heads that share keys and values (enable_gqa) are not supported")
     with graph.inserting_before(node):
         turned = graph.call_function(_ATEN.transpose.int, (key, -2, -1))
         scores = graph.call_function(_ATEN.matmul.default, (query, turned))

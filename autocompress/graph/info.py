@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from autocompress.core.model_info import BlockInfo, ChannelGroup, LayerInfo, ModelInfo
 from autocompress.graph.blocks import Residual, residual_blocks
 from autocompress.graph.couple import Coupling, couple
-from autocompress.graph.layers import aten_name, batch_of, is_layer, is_matmul, layer_macs, layer_op, matmul_macs
+from autocompress.graph.layers import aten_name, batch_of, call_macs, is_layer, layer_macs, layer_op
 from autocompress.graph.trace import record_shapes, trace
 
 _READS_WEIGHTS = (
@@ -188,11 +188,10 @@ def _per_sample(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
 
 
 def total_macs(module: fx.GraphModule) -> int:
-    """Multiply-accumulates of one sample: layers and products of activations."""
+    """Multiply-accumulates of one sample: layers, those that could not be lifted too, and products of activations."""
     batch = batch_of(module)
     return sum(
-        layer_macs(module, node) if is_layer(module, node) else matmul_macs(node, batch) if is_matmul(node) else 0
-        for node in module.graph.nodes
+        layer_macs(module, node) if is_layer(module, node) else call_macs(node, batch) for node in module.graph.nodes
     )
 
 

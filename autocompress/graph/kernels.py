@@ -14,7 +14,7 @@ from autocompress.core.fusion import Fusion, launched
 from autocompress.core.kernel import Kernel
 from autocompress.core.network import Network, Operator
 from autocompress.graph.couple import NORM_MODULES
-from autocompress.graph.layers import aten_name, batch_of, is_layer, is_matmul, layer_macs, layer_op, matmul_macs
+from autocompress.graph.layers import aten_name, batch_of, call_macs, is_layer, is_matmul, layer_macs, layer_op
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -25,15 +25,17 @@ _ACTIVATIONS = _words(
     "relu relu6 hardtanh clamp clamp_min gelu silu sigmoid tanh hardswish hardsigmoid leaky_relu elu mish"
 )
 _FREE = _words(
-    "view reshape _unsafe_view flatten unflatten squeeze unsqueeze detach alias contiguous expand getitem size clone "
-    "lift_fresh_copy select unbind split split_with_sizes chunk to _to_copy type_as"
+    "view reshape _unsafe_view flatten unflatten squeeze unsqueeze detach alias contiguous expand expand_as getitem "
+    "size clone lift_fresh_copy select unbind split split_with_sizes chunk to _to_copy type_as"
 )
 _ELEMENTWISE = _words(
     "add sub rsub mul div maximum minimum where pow exp log sqrt rsqrt neg abs masked_fill eq "
     "square erf sin cos reciprocal softplus prelu gt ge lt le ne logical_not zeros_like"
 )
 _POOLS = _words("max_pool1d max_pool2d avg_pool1d avg_pool2d max_pool2d_with_indices")
-_GLOBAL_POOLS = _words("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d mean sum amax amin max min")
+_GLOBAL_POOLS = _words(
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d mean sum amax amin max min norm linalg_vector_norm"
+)
 _NORMS = _words("batch_norm layer_norm group_norm instance_norm var std")
 _SOFTMAXES = _words("softmax _softmax log_softmax")
 _COPIES = _words(
@@ -165,7 +167,7 @@ class Operators:
         is_norm = isinstance(_module(self.module, node), NORM_MODULES)
         name = "batch_norm" if is_norm else base_name(node)
         op = "norm" if is_norm else "matmul" if is_matmul(node) else _KINDS.get(name, "other")
-        macs = matmul_macs(node, self.batch) if op == "matmul" else 0
+        macs = call_macs(node, self.batch)
         window, stride = _window(node, len(common["out_shape"]) - 1) if op == "pool" else ((), ())
         return Operator(op=op, aten=name, layer=node.name, macs=macs, window=window, stride=stride, **common)
 

@@ -30,30 +30,46 @@ def is_layer(module: fx.GraphModule, node: fx.Node) -> bool:
 def layer_macs(module: fx.GraphModule, node: fx.Node) -> int:
     """Multiply-accumulates of one layer call for one sample (biases not counted)."""
     layer: Any = module.get_submodule(str(node.target))
-    out: int = math.prod(node.meta["shape"][1:])
+    # The first dimension may not be the batch (sequence first, frames beside samples): count per sample of the batch.
+    batch = batch_of(module)
+    out: int = math.prod(node.meta["shape"]) // batch
     if isinstance(layer, nn.ConvTranspose2d):
         source: Any = node.args[0]
-        inputs: int = math.prod(source.meta["shape"][1:])
+        inputs: int = math.prod(source.meta["shape"]) // batch
         return inputs * int(layer.out_channels // layer.groups) * int(math.prod(layer.kernel_size))
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
         return out * int(layer.in_channels // layer.groups) * int(math.prod(layer.kernel_size))
-    if isinstance(layer, nn.Linear):
-        # The first dimension may not be the batch (sequence first): count per sample of the example batch.
-        total: int = math.prod(node.meta["shape"])
-        return total // batch_of(module) * int(layer.in_features)
+    return out * int(layer.in_features) if isinstance(layer, nn.Linear) else 0
+
+
+def call_macs(node: fx.Node, batch: int) -> int:
+    """Multiply-accumulates for one sample of a product of activations, or of a layer that could not be lifted."""
+    name = aten_name(node)
+    if node.op != "call_function" or "shape" not in node.meta:
+        return 0
+    out: int = math.prod(node.meta["shape"]) // batch
+    if is_matmul(node) or name in _PRODUCTS:
+        left: Any = node.args[_PRODUCTS.get(name, 0)]
+        return out * int(left.meta["shape"][-1])
+    if name in _CONVOLUTIONS:
+        source, weight = (_shape_of(arg) for arg in node.args[:2])
+        swept = math.prod(source) // batch if "transpose" in name else out
+        return swept * math.prod(weight[1:])
     return 0
 
 
-def matmul_macs(node: fx.Node, batch: int) -> int:
-    """Multiply-accumulates of a product of two activations for one sample."""
-    left: Any = node.args[0]
-    total: int = math.prod(node.meta["shape"])
-    return total // batch * int(left.meta["shape"][-1])
+def _shape_of(arg: Any) -> tuple[int, ...]:
+    return tuple(arg.meta["shape"])
 
 
 def batch_of(module: fx.GraphModule) -> int:
     """The batch that shapes were recorded with."""
     return int(module.graph.find_nodes(op="placeholder")[0].meta["shape"][0])
+
+
+# By operator, which argument holds the rows of the product.
+_PRODUCTS = {"linear": 0, "addmm": 1, "baddbmm": 1}
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
 def is_matmul(node: fx.Node) -> bool:

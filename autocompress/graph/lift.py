@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 State = dict[str, tuple[str, Tensor, bool]]
 # What a lifter returns: the module's path, the module, and what tells two calls of one layer apart.
 Built = tuple[str, nn.Module, tuple[Any, ...]]
+_MOMENTUM = 0.1
 
 
 def attach(root: nn.Module, path: str, value: nn.Module | Tensor) -> None:
@@ -159,7 +160,9 @@ def _batch_norm(node: fx.Node, state: State) -> Built | None:
     channels = mean[1].numel()
     rank = len(node.meta["val"].shape)
     make: Any = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[rank]
-    module = make(channels, eps=_argument(node, 7, "eps", 1e-5), momentum=node.args[6], affine=scale is not None)
+    # An average over all batches (momentum None) is exported as a momentum of zero, which would follow no training.
+    momentum = node.args[6] or _MOMENTUM
+    module = make(channels, eps=_argument(node, 7, "eps", 1e-5), momentum=momentum, affine=scale is not None)
     module.running_mean.copy_(mean[1])
     module.running_var.copy_(var[1])
     if scale is not None and shift is not None:

@@ -79,11 +79,16 @@ def extreme(ctx: Context, node: fx.Node) -> Any:
     return tuple(labels for _ in node.meta["shapes"])
 
 
-def reduce(ctx: Context, node: fx.Node) -> Labels:
-    """Dimensions are summed up."""
+def vector_norm(ctx: Context, node: fx.Node) -> Labels:
+    """Dimensions are summed up; they stand behind the order of the norm."""
+    return reduce(ctx, node, 2)
+
+
+def reduce(ctx: Context, node: fx.Node, position: int = 1) -> Labels:
+    """Dimensions are summed up; they are the argument at `position`."""
     source: Any = node.args[0]
     rank = len(ctx.shape(source))
-    dims: Any = node.args[1] if len(node.args) > 1 else None
+    dims: Any = node.args[position] if len(node.args) > position else None
     dims = [dims] if isinstance(dims, int) else dims
     gone = {dimension(d, rank) for d in dims} if dims else set(range(rank))
     for block in ctx.of(source):

@@ -52,6 +52,10 @@ def select(ctx: Context, node: fx.Node) -> Labels:
     source: Any = node.args[0]
     rank = len(ctx.shape(source))
     dim, index = dimension(node.args[1], rank), node.args[2]  # type: ignore[arg-type]
+    # With any channel before it gone, the index would be of another one.
+    block = block_on(ctx.of(source), dim)
+    if block is not None and block.dims == (dim,):
+        ctx.coupler.block(block.ids, where(node))
     return _drop_dim(ctx, node, take(ctx.of(source), dim, _at(index)), dim)
 
 

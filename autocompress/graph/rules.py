@@ -71,9 +71,8 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(("permute", "transpose", "t", "numpy_T", "movedim"), moving_rules.permute),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "cumsum"), mixing_rules.along),
-    **dict.fromkeys(
-        ("mean", "sum", "amax", "amin", "var", "std", "prod", "norm", "linalg_vector_norm"), mixing_rules.reduce
-    ),
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std", "prod"), mixing_rules.reduce),
+    **dict.fromkeys(("norm", "linalg_vector_norm"), mixing_rules.vector_norm),
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), moving_rules.split),
     **dict.fromkeys(("matmul", "bmm", "mm"), mixing_rules.matmul),
     **dict.fromkeys(("pad", "constant_pad_nd"), moving_rules.pad),

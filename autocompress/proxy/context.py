@@ -27,6 +27,7 @@ from autocompress.proxy.hints import hint_layers
 from autocompress.proxy.teacher import Teacher
 from autocompress.targets import quiet
 from autocompress.targets.profile import Target
+from autocompress.tasks.data import Split
 from autocompress.tasks.task import Task
 
 # More samples fit the weights a little better before training, and take longer than the training that makes up for it.
@@ -105,6 +106,12 @@ class Context:
     def dense(self) -> Traced:
         """The model as the user trained it."""
         return self.traced(Plan())
+
+    @property
+    def validation(self) -> Split:
+        """What trials are judged on."""
+        split, samples = self.task.validation, self.effort.validation_samples
+        return split if samples is None else split.head(samples)
 
     @cached_property
     def teacher(self) -> Teacher:

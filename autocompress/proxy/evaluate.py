@@ -20,6 +20,7 @@ from autocompress.core.plan import Plan
 from autocompress.core.target import LatencyEstimate
 from autocompress.emit.onnx_export import export_onnx
 from autocompress.emit.settle import settle_biases
+from autocompress.errors import PlanError
 from autocompress.graph.couple import NORM_MODULES
 from autocompress.graph.info import layer_infos, total_macs
 from autocompress.proxy.context import Context
@@ -103,11 +104,8 @@ def evaluate(
         finetune(compressed.module, context.teacher, context.task, training, progress, context.working)
         settle_biases(compressed.module)
     clock.append(time.perf_counter())
-    split = context.task.validation
-    if context.effort.validation_samples is not None:
-        split = split.head(context.effort.validation_samples)
     with context.working():
-        value = evaluate_metric(compressed.module, context.task, split)
+        value = evaluate_metric(compressed.module, context.task, context.validation)
         clock.append(time.perf_counter())
         cost = cost_of_model(compressed.module, context)
     metrics = {"accuracy": Metric.exact(value, context.task.metric_unit), **cost.metrics}
@@ -135,7 +133,10 @@ def realise(plan: Plan, context: Context) -> Compressed:
     """The compressed and calibrated model of a plan, before any training."""
     torch.manual_seed(_seed(plan, context))
     traced = context.traced(plan)
-    gradients = context.gradients if any(op.criterion == "taylor" for _, op in plan.groups) else None
+    is_taylor = any(op.criterion == "taylor" for _, op in plan.groups)
+    if is_taylor and plan.student.choices:
+        raise PlanError("criterion 'taylor' needs gradients, which an untrained student has none of: use 'l1' or 'l2'")
+    gradients = context.gradients if is_taylor else None
     reference = context.reference(plan) if plan.changes_shapes else None
     compressed = compress(traced, plan, gradients=gradients, reference=reference, seed=context.seed)
     if not plan.is_dense:

@@ -105,7 +105,9 @@ def _train(
     generator = torch.Generator().manual_seed(training.seed)
     torch.manual_seed(training.seed)
     try:
-        for step, (inputs, targets) in enumerate(_batches(task, training)):
+        # BatchNorm cannot train on a single sample.
+        least = 2 if any(isinstance(part, NORM_MODULES) for part in model.modules()) else 1
+        for step, (inputs, targets) in enumerate(_batches(task, training, least)):
             with turn(), watched(model, own) as seen:
                 inputs = task.augmented(inputs, generator)
                 answer = teacher.answer(inputs) if training.weight > 0 else None
@@ -163,13 +165,17 @@ def _moved(targets: Any, device: torch.device) -> Any:
     return map_tensors(targets, lambda tensor: tensor.to(device))
 
 
-def _batches(task: Task, training: Training) -> Iterator[tuple[tuple[Tensor, ...], Any]]:
-    """Exactly `steps` batches: epoch after epoch, each in an order of its own."""
+def _batches(task: Task, training: Training, least: int) -> Iterator[tuple[tuple[Tensor, ...], Any]]:
+    """Exactly `steps` batches of `least` samples or more: epoch after epoch, each in an order of its own."""
+    if min(task.batch_size, len(task.train)) < least:
+        raise RunError(
+            f"task {task.name!r}: batches have {min(task.batch_size, len(task.train))} sample; "
+            f"to train a model with BatchNorm they need {least} or more: raise batch_size"
+        )
     done, epoch = 0, 0
     while done < training.steps:
         for batch in task.train.batches(task.batch_size, seed=training.seed * 7919 + epoch):
-            if len(batch[0][0]) < 2:
-                # BatchNorm cannot train on a single sample.
+            if len(batch[0][0]) < least:
                 continue
             yield batch
             done += 1

@@ -6,10 +6,11 @@ No option is trained; weights are fitted anew and statistics corrected, as in a 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -204,12 +205,20 @@ def _single(space: Space, place: int, index: int) -> Vector:
 def _anchors(decision: Decision) -> tuple[int, ...]:
     """The options to measure: all, or of a scale of three and more the middle and the strongest one."""
     rest = decision.options[1:]
-    scale = len(rest) > 2 and len({(type(option), getattr(option, "a_bits", None)) for option in rest}) == 1
-    if not scale or not isinstance(rest[0], Prune | Sparsify | Quantize):
+    if len(rest) < 3 or not all(_on_scale(one, two) for one, two in itertools.pairwise(rest)):
         return tuple(range(1, len(decision.options)))
     # Where the middle is for bits, the loss begins to rise.
     middle = (len(rest) + 2 * isinstance(rest[0], Quantize)) // 2
     return (middle, len(rest))
+
+
+def _on_scale(one: Option, two: Option) -> bool:
+    """Whether two options are the same op at two strengths, and differ in nothing else."""
+    if isinstance(one, Quantize):
+        return isinstance(two, Quantize) and one.w_bits != two.w_bits and replace(one, w_bits=two.w_bits) == two
+    if isinstance(one, Prune | Sparsify) and type(one) is type(two):
+        return one.sparsity != two.sparsity and replace(one, sparsity=two.sparsity) == two
+    return False
 
 
 def _completed(decision: Decision, measured: Mapping[int, Effect | None]) -> Iterator[Effect | None]:
@@ -254,7 +263,7 @@ def _plain(effect: Effect | None) -> dict[str, Any]:
 def _digest(space: Space, context: Context) -> str:
     task = context.task
     samples = context.effort.calibration_samples
-    told = (task.model_digest, task.data_digest, context.target.profile.name, context.precision, context.seed, samples)
+    told = (task.model_digest, task.data_digest, context.target.digest, context.precision, context.seed, samples)
     return hashlib.sha256(repr((told, space.decisions)).encode()).hexdigest()[:16]
 
 

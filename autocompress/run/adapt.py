@@ -12,14 +12,23 @@ from autocompress.core.target import Profile
 def adapt_rules(rules: SpaceRules, profile: Profile) -> tuple[SpaceRules, tuple[str, ...]]:
     """Drops 8-bit activations on a device without integer arithmetic, and says so.
 
-    There they would cost accuracy and buy nothing, and the runtime refuses files with integer kernels.
+    There they would cost accuracy and buy nothing, and the runtime refuses files with integer kernels. So does TensorRT
+    where zero points are not zero (NVIDIA/TensorRT issue 2774).
     """
-    if profile.runs_as("int8") == "int8" or not any(_has_activations(rule) for rule in rules.rules):
+    if not any(_has_activations(rule) for rule in rules.rules):
         return rules, ()
-    note = (
-        f"{profile.title} has no int8 arithmetic: weights are stored in few bits (smaller, not faster) and "
-        f"activations stay in {profile.runs_as('int8')}"
-    )
+    if profile.runs_as("int8") != "int8":
+        note = (
+            f"{profile.title} has no int8 arithmetic: weights are stored in few bits (smaller, not faster) and "
+            f"activations stay in {profile.runs_as('int8')}"
+        )
+    elif profile.runtime.startswith("tensorrt"):
+        note = (
+            f"{profile.title}: TensorRT reads 8-bit activations only with a zero point of 0, which files do not have "
+            f"yet: weights are stored in few bits and activations stay in {profile.default_precision}"
+        )
+    else:
+        return rules, ()
     return replace(rules, rules=tuple(_without_activations(rule) for rule in rules.rules)), (note,)
 
 

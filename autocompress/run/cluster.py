@@ -128,7 +128,12 @@ class RayWorkers:
         there = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
         if there < workers * threads:
             raise InputError(f"workers is {workers}, of {threads} threads each; the Ray cluster has {there:g} CPUs")
-        self._shared = _sent(shared)
+        try:
+            self._shared = _sent(shared)
+        except NotSendableError:
+            if self._own:
+                ray.shutdown()
+            raise
         self._idle = [self._worker() for _ in range(workers)]
         self._running: dict[Any, _Running] = {}
 

@@ -24,7 +24,17 @@ from autocompress.run.effects import effects_by
 from autocompress.run.executors import Executor, InProcess, Workers, workers_of
 from autocompress.run.finals import Finals, make_points
 from autocompress.run.finish import Point, emit_point, final_front, timed_together, write_front
-from autocompress.run.folder import ARTIFACTS, CHECKPOINTS, FRONT, LOGS, REPORT, REPORT_DATA, SENSITIVITY
+from autocompress.run.folder import (
+    ARTIFACTS,
+    CHECKPOINTS,
+    FRONT,
+    LOGS,
+    REPORT,
+    REPORT_DATA,
+    SENSITIVITY,
+    Run,
+    locked,
+)
 from autocompress.run.jobs import Shared, refused_by
 from autocompress.run.reach import dense_cost, least_costs
 from autocompress.run.report_input import report_input
@@ -49,6 +59,7 @@ class Settings:
     """What a driver needs to know beside the objects it drives.
 
     Attributes:
+        study: The name of the study in the storage.
         command: What to type to start the same search.
         notes: What was changed in the space for the target, a sentence each.
     """
@@ -58,6 +69,7 @@ class Settings:
     final_epochs: float
     final_points: int
     storage: str | None
+    study: str
     workers: Workers
     command: str
     versions: Mapping[str, str]
@@ -95,7 +107,7 @@ class Driver:
         """
         if not self.constraints:
             return
-        dense, least = dense_cost(self.context, self.space), least_costs(self.space, self.context)
+        dense, least = dense_cost(self.context), least_costs(self.space, self.context)
         for constraint in self.constraints:
             if constraint.metric in least and constraint.violation(least, dense) > 0:
                 best, limit = least[constraint.metric], constraint.limit(dense)
@@ -106,9 +118,12 @@ class Driver:
 
     def run(self, budget: Budget) -> None:
         """Everything from the first trial to the report; Ctrl-C ends the trials and the front so far is emitted."""
+        with locked(self.folder):
+            self._run(budget)
+
+    def _run(self, budget: Budget) -> None:
         started = time.time()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        study = Study(self.folder, self.space, self.objectives, self.settings.storage)
+        study = Study(self.folder, self.space, self.objectives, self.settings.storage, self.settings.study)
         self._keep_reference(study)
         workers = workers_of(self.shared, self.settings.workers, self.listener.say)
         with _logging(self.folder / LOGS / "run.log"), workers as executor:
@@ -117,6 +132,9 @@ class Driver:
             self.listener.say(f"searching {self.space.size:.2g} plans; the run is in {self.folder}")
             ended = run_trials(self._trials(study, dense, executor), budget)
             records = study.records()
+            if not ended and _has_trained_front(self.folder):
+                self.listener.say("interrupted: the front of before stays; `resume` goes on")
+                return
             if not ended:
                 self.listener.say("interrupted: the front so far is exported without further training")
             baseline, points = self._emit(records, dense, executor if ended else InProcess(self.shared), ended)
@@ -131,7 +149,8 @@ class Driver:
         """Where this machine is the target: what the dense model takes, now or when the run began."""
         if not self.context.target.profile.measured:
             return
-        known = [r for r in study.records() if r.vector == self.space.dense_vector and r.state == "complete"]
+        trials = (record for record in study.records() if record.state == "complete")
+        known = [record for record in trials if self.space.decode(record.vector).is_dense]
         before = known[0].metrics["latency_ms"].value if known else None
         self.context.reference_ms = before or reference_latency_ms(self.context)
 
@@ -172,8 +191,8 @@ class Driver:
 
     def _dense_metrics(self) -> dict[str, Metric]:
         task = self.context.task
-        accuracy = evaluate_metric(self.context.dense.module, task, task.validation)
-        return {"accuracy": Metric.exact(accuracy, task.metric_unit), **dense_cost(self.context, self.space)}
+        accuracy = evaluate_metric(self.context.dense.module, task, self.context.validation)
+        return {"accuracy": Metric.exact(accuracy, task.metric_unit), **dense_cost(self.context)}
 
     def _trials(self, study: Study, dense: Mapping[str, Metric], executor: Executor) -> Trials:
         return Trials(
@@ -213,6 +232,11 @@ class Driver:
             return found.wave(records, WAVE)
 
         return planned
+
+
+def _has_trained_front(folder: Path) -> bool:
+    """Whether the points of an earlier stretch were trained to the end: nothing less takes their place."""
+    return (folder / FRONT).is_file() and any(point["fidelity"] == "full" for point in Run.open(folder).points)
 
 
 @contextmanager

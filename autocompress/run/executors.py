@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from autocompress.errors import InputError
@@ -167,5 +168,15 @@ def best_workers(threads: int, device: str) -> int:
     """One for every thread that there is and memory for: two training steps side by side beat one on two threads."""
     if device != "cpu":
         return 1
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") if hasattr(os, "sysconf") else _WORKER_BYTES
-    return max(1, min(MOST_WORKERS, threads, memory // _WORKER_BYTES))
+    return max(1, min(MOST_WORKERS, threads, _available_bytes() // _WORKER_BYTES))
+
+
+def _available_bytes() -> int:
+    """Memory that new processes can have: what is free, and what only caches files."""
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        rows = dict(line.split(":", 1) for line in info.read_text(encoding="ascii").splitlines())
+        return int(rows["MemAvailable"].split()[0]) * 1024
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return _WORKER_BYTES

@@ -11,8 +11,9 @@ from autocompress.core.metric import Metric
 from autocompress.core.pareto import non_dominated
 from autocompress.run.executors import Done, Executor
 from autocompress.run.finish import Point
-from autocompress.run.jobs import PointJob, checkpoint_path
+from autocompress.run.jobs import PointJob
 from autocompress.run.trials import Listener
+from autocompress.run.weights import checkpoint_path
 from autocompress.search.record import Objective, Record, front_of, losses
 from autocompress.search.select import Made, next_point, training_share
 
@@ -48,8 +49,8 @@ class Finals:
 
 def make_points(finals: Finals, records: Sequence[Record]) -> list[Point]:
     """Trains, exports and verifies the trials that together cover most of the front; Ctrl-C keeps what is ready."""
-    front = front_of(records, finals.objectives, "short")
-    making = _Making(finals, [record for record in front if record.error is None] or front)
+    met = [record for record in records if record.state == "complete" and record.error is None]
+    making = _Making(finals, front_of(met or records, finals.objectives, "short"))
     try:
         while making.more():
             making.wait()
@@ -72,6 +73,7 @@ class _Making:
         # In steps since the first point was started: when each worker is free, and when each point ends.
         self._free = [0] * finals.executor.workers
         self._ends: dict[int, int] = {}
+        self._given = 0
         self._ended: dict[int, Point | None] = {}
         self._keys: dict[str, Record] = {}
 
@@ -126,13 +128,20 @@ class _Making:
         running = [record for record in self._chosen if record.number not in ended]
         return next_point(self._left, finals.objectives, finals.dense, made, running, finals.smaller_input)
 
+    def _steps(self, share: float) -> int:
+        """A share of what each of the points to come would get, so that all together take no longer than was asked."""
+        finals = self._finals
+        to_come = max(1, finals.points - len(self._chosen))
+        fair = max(0.0, finals.points * finals.steps - self._given) / to_come
+        return max(finals.least_steps, round(min(share, to_come) * fair))
+
     def _start(self, record: Record) -> None:
         finals = self._finals
         self._left = [other for other in self._left if other is not record]
+        steps = self._steps(training_share(record, finals.objectives, finals.dense))
+        self._given += steps
         self._chosen.append(record)
         key = f"point {len(self._chosen)} of about {finals.points} (trial {record.number})"
-        share = training_share(record, finals.objectives, finals.dense)
-        steps = max(finals.least_steps, round(finals.steps * share))
         self._ends[record.number] = self._free[0] + steps
         heapq.heapreplace(self._free, self._free[0] + steps)
         finals.listener.say(f"{key}: training {steps} steps, exporting, verifying")

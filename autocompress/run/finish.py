@@ -25,6 +25,7 @@ from autocompress.proxy.context import Context
 from autocompress.proxy.evaluate import Evaluation, evaluate
 from autocompress.proxy.timing import latencies_of_files
 from autocompress.run.layer_table import layer_rows
+from autocompress.run.weights import load_weights, save_weights
 from autocompress.search.record import Objective, losses
 from autocompress.targets.session import open_session
 from autocompress.tasks.evaluate import evaluate_metric
@@ -74,6 +75,7 @@ def emit_point(
     steps: int,
     start: Mapping[str, Tensor] | None,
     dense: Mapping[str, Metric] | None,
+    trained: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Point:
     """Trains a plan to the end, writes its artifact and measures the written file.
@@ -87,23 +89,28 @@ def emit_point(
         steps: Optimiser steps of the final training.
         start: The weights the trial ended with.
         dense: Metrics of the dense artifact, for the manifest; None while that one is made.
+        trained: Where its weights after this training are kept; where there are any, it is not trained again.
         progress: Called with the steps done and their total.
     """
-    result = evaluate(plan, "full" if steps else "short", context, steps=steps, start=start, progress=progress)
+    kept = load_weights(trained) if trained is not None else None
+    left = steps if kept is None else 0
+    fidelity = "full" if steps else "short"
+    result = evaluate(plan, fidelity, context, steps=left, start=kept or start, progress=progress)
+    if trained is not None and left:
+        save_weights(trained, result)
     profile = context.target.profile
     path = folder / "model.onnx"
     with context.working():
         written = write_artifact(folder, result.module, plan, context.dense.inputs, opset=profile.opset, half=False)
-        verification = verify(path, result.module, _batches(context))
+        verification = verify(path, result.module, _batches(context), scores=_has_classes(context))
         metrics, validation = _measured(path, result, context)
     latency = None if profile.measured else result.latency
     rows = layer_rows(context.dense, plan, result.module, result.latency)
-    fidelity = "full" if steps or plan.is_dense else "short"
     point = Point(
         id=folder.name,
         trial=trial,
         label=label,
-        fidelity=fidelity,
+        fidelity="full" if plan.is_dense else fidelity,
         plan=plan,
         metrics=metrics,
         validation=validation,
@@ -117,6 +124,12 @@ def emit_point(
     _write_manifest(folder, point, verification, context, dense or metrics)
     files = {child.name: child.stat().st_size for child in sorted(folder.iterdir())}
     return replace(point, files=files)
+
+
+def _has_classes(context: Context) -> bool | None:
+    """False where targets are no class numbers, so that the largest output means nothing; None where they may be."""
+    _, targets = next(iter(context.task.validation.head(1).batches(1)))
+    return None if isinstance(targets, Tensor) and targets.dim() == 1 and not targets.is_floating_point() else False
 
 
 def _batches(context: Context) -> list[tuple[Tensor, ...]]:

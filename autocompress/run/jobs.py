@@ -11,18 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from autocompress.core.constraint import Constraint
 from autocompress.core.metric import Metric
 from autocompress.core.space import Space, Vector
 from autocompress.errors import AutoCompressError
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_plan
-from autocompress.proxy.evaluate import Evaluation, evaluate
+from autocompress.proxy.evaluate import evaluate
 from autocompress.proxy.sensitivity import Effect, Meter
 from autocompress.run.finish import Point, emit_point
+from autocompress.run.weights import load_weights, point_path, save_weights
 from autocompress.search.record import Record
 
 LOG = logging.getLogger("autocompress")
@@ -92,6 +90,7 @@ class PointJob:
             self.folder,
             steps=self.steps,
             start=load_weights(self.checkpoint),
+            trained=point_path(self.checkpoint.parent, self.record.number, self.steps),
             dense=self.dense,
             progress=progress,
         )
@@ -160,24 +159,6 @@ def refused_by(
             value, limit = metrics[constraint.metric].value, constraint.limit(dense)
             return f"{constraint.text} is not met: {constraint.metric} is {value:g}, the limit {limit:g}"
     return None
-
-
-def checkpoint_path(folder: Path, number: int) -> Path:
-    """Where the trained weights of a trial are kept."""
-    return folder / f"trial-{number:04d}.safetensors"
-
-
-def save_weights(path: Path, result: Evaluation) -> None:
-    """Writes the weights of an evaluation, complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file({name: tensor.contiguous().clone() for name, tensor in result.module.state_dict().items()}, part)
-    part.replace(path)
-
-
-def load_weights(path: Path) -> dict[str, Tensor] | None:
-    """The weights that `save_weights` wrote, or None where there are none."""
-    return dict(load_file(path)) if path.is_file() else None
 
 
 def one_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from autocompress.core.constraint import Constraint
 from autocompress.core.metric import Metric
+from autocompress.core.plan import Plan
 from autocompress.core.space import Space
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_plan
@@ -17,9 +18,9 @@ COSTS = ("size_bytes", "latency_ms", "macs", "peak_memory_bytes")
 _SAMPLES = 24
 
 
-def dense_cost(context: Context, space: Space) -> dict[str, Metric]:
+def dense_cost(context: Context) -> dict[str, Metric]:
     """The cost of the model as it is."""
-    return cost_of_plan(space.decode(space.dense_vector), context).metrics
+    return cost_of_plan(Plan(), context).metrics
 
 
 def reach(space: Space, context: Context, constraints: Sequence[Constraint]) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def reach(space: Space, context: Context, constraints: Sequence[Constraint]) -> 
     The least is that of the most compressed plan or of the best of some others (the extreme of every decision is not
     always the cheapest); each cost is looked at by itself.
     """
-    dense = dense_cost(context, space)
+    dense = dense_cost(context)
     centre = cost_of_plan(space.decode(space.centre_vector), context).metrics
     least = least_costs(space, context)
     rows = {

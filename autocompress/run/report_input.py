@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from scipy.stats import spearmanr
 
+from autocompress.core.metric import Metric
 from autocompress.core.plan import Student
 from autocompress.emit.report_data import PointRow, ReportData, TaskInfo, TrialRow
 from autocompress.run.finish import Point
@@ -58,7 +59,7 @@ def report_input(
         space=driver.space.name,
         decisions=len(driver.space.decisions),
         plans=driver.space.size,
-        baselines=(_point_row(baseline), *(_uniform_row(record) for record in uniform)),
+        baselines=(_point_row(baseline), *(_uniform_row(record, baseline) for record in uniform)),
         points=tuple(_point_row(point) for point in front),
         failed=tuple(_point_row(point) for point in points if point.reason is not None),
         trials=tuple(_trial_row(record, record.number in on_front) for record in records),
@@ -92,8 +93,12 @@ def _point_row(point: Point) -> PointRow:
     )
 
 
-def _uniform_row(record: Record) -> PointRow:
-    return PointRow(f"trial-{record.number}", record.number, record.label, record.fidelity, dict(record.metrics))
+def _uniform_row(record: Record, baseline: Point) -> PointRow:
+    """A trial beside files: as far from the dense model's metric on the test split as it was on validation."""
+    metrics, found = dict(record.metrics), record.metrics["accuracy"]
+    value = baseline.metrics["accuracy"].value + found.value - baseline.validation
+    metrics["accuracy"] = Metric.exact(value, found.unit, "surrogate")
+    return PointRow(f"trial-{record.number}", record.number, record.label, record.fidelity, metrics)
 
 
 def student_words(student: Student) -> str:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +18,7 @@ from autocompress.emit.onnx_export import unpack_onnx
 from autocompress.emit.verify import verify
 from autocompress.errors import AutoCompressError, InputError
 from autocompress.run.folder import ARTIFACTS, FRONT, Run, whole_folders
-from autocompress.run.study import JOURNAL, state_of
+from autocompress.run.study import JOURNAL, open_storage, state_of
 
 _NAMES = ("accuracy", "size_bytes", "latency_ms", "macs", "peak_memory_bytes")
 
@@ -56,15 +54,15 @@ def status_of(run: Run) -> dict[str, Any]:
     """Trials by state and what is written so far."""
     counts: dict[str, int] = {}
     storage = run.config["search"].get("storage")
-    journal = run.path / JOURNAL
-    if storage is None and journal.is_file():
-        backend = JournalStorage(JournalFileBackend(str(journal)))
+    if storage is not None or (run.path / JOURNAL).is_file():
+        backend = open_storage(run.path, storage)
         for study in backend.get_all_studies():
+            if study.study_name != run.study:
+                continue
             for trial in backend.get_all_trials(study._study_id, deepcopy=False):
-                if "replaced_by" in trial.user_attrs:
-                    continue
-                state = state_of(trial)
-                counts[state] = counts.get(state, 0) + 1
+                if "replaced_by" not in trial.user_attrs:
+                    state = state_of(trial)
+                    counts[state] = counts.get(state, 0) + 1
     finished = (run.path / FRONT).is_file()
     return {
         "run": str(run.path),
@@ -135,8 +133,10 @@ def verify_artifacts(source: Path) -> list[dict[str, Any]]:
             found = verify(folder / "model.onnx", model, [_random_inputs(model)])
             row.update(max_abs_error=found.agreement.max_abs_error, cosine=found.agreement.cosine)
             # Random inputs lie outside the calibrated ranges; only agreement of the numbers counts for them.
-            row["passed"] = bool(manifest.get("verified", True)) and found.agreement.cosine >= 0.95
-            row["reason"] = "" if row["passed"] else manifest.get("reason") or found.reason
+            told = manifest.get("extra", {})
+            row["passed"] = told.get("verified") is True and found.agreement.cosine >= 0.95
+            unsaid = "" if "verified" in told else "the manifest does not say whether it was verified"
+            row["reason"] = "" if row["passed"] else told.get("reason") or found.reason or unsaid
         except AutoCompressError as error:
             row["reason"] = str(error)
         rows.append(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from autocompress.core.metric import Metric
 from autocompress.core.space import Space, Vector
@@ -29,10 +31,34 @@ def state_of(trial: FrozenTrial) -> str:
     return "running" if trial.state == TrialState.RUNNING else str(trial.user_attrs.get("state", "running"))
 
 
+def open_storage(folder: Path, storage: str | None) -> BaseStorage:
+    """The journal of a run folder, or the storage at a URL.
+
+    Raises:
+        InputError: there is none at the URL, or no driver for it.
+    """
+    if storage is None:
+        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    try:
+        return optuna.storages.get_storage(storage)
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"storage {storage!r} cannot be opened: {reason}; write a URL such as sqlite:///runs.db"
+        ) from None
+
+
+def new_name(folder: Path, storage: str | None) -> str:
+    """What the study of a new run is called: in a storage that many runs share, like no other."""
+    return NAME if storage is None else f"{NAME}-{folder.resolve().name}-{secrets.token_hex(4)}"
+
+
 class Study:
     """Trials of one run; the truth that everything else is rebuilt from."""
 
-    def __init__(self, folder: Path, space: Space, objectives: Sequence[Objective], storage: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, space: Space, objectives: Sequence[Objective], storage: str | None = None, name: str = NAME
+    ) -> None:
         """Opens or creates the study of a run.
 
         Args:
@@ -40,17 +66,17 @@ class Study:
             space: Decides the parameters of a trial.
             objectives: Decide its values.
             storage: Any URL that Optuna takes, or None.
+            name: What the study is called there.
 
         Raises:
-            InputError: the journal is of another space.
+            InputError: the storage cannot be opened.
         """
         self.space = space
         self.objectives = tuple(objectives)
         self._distributions = distributions(space)
-        backend: BaseStorage | str = storage or JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
         self._study = optuna.create_study(
-            study_name=NAME if storage is None else f"{NAME}-{folder.resolve().name}",
-            storage=backend,
+            study_name=name,
+            storage=open_storage(folder, storage),
             directions=["maximize" if objective.maximised else "minimize" for objective in self.objectives],
             load_if_exists=True,
         )

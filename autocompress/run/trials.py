@@ -13,8 +13,9 @@ from autocompress.core.constraint import Budget, Constraint
 from autocompress.core.metric import Metric
 from autocompress.core.space import Space, Vector
 from autocompress.run.executors import Executor, decided_by
-from autocompress.run.jobs import TrialJob, checkpoint_path
+from autocompress.run.jobs import TrialJob
 from autocompress.run.study import Study
+from autocompress.run.weights import checkpoint_path
 from autocompress.search.controllers import Controller
 from autocompress.search.record import Objective, Record
 

@@ -183,7 +183,7 @@ def _terms_of(kernel: Kernel, dtype: str, tiling: Tiling) -> dict[str, float]:
         traffic = "conv3x3_bytes" if kind == "conv3x3" else "conv_bytes"
         terms = {"launch": 1.0, "window_launch": 1.0, traffic: moved, "weights": weights}
         if kind != "conv1x1":
-            terms["gather"] = macs * kernel.groups / (kernel.weight_shape or kernel.out_shape)[0]
+            terms["gather"] = macs * kernel.groups / sizes_of(kernel)[1]
         if not is_aligned(kernel, tiling):
             terms["unaligned"] = sizes_of(kernel)[2] * kernel.groups * 1e-6
         return {**terms, kind: macs * padding(kernel, tiling)}
@@ -194,7 +194,7 @@ def _terms_of(kernel: Kernel, dtype: str, tiling: Tiling) -> dict[str, float]:
 
 def padding(kernel: Kernel, tiling: Tiling) -> float:
     """How much a convolution grows when its sizes are rounded up to the runtime's blocks; at least 1."""
-    outputs = max(1, (kernel.weight_shape or kernel.out_shape)[0] // kernel.groups)
+    outputs = max(1, sizes_of(kernel)[1] // kernel.groups)
     channels = tiling.narrow_channels if outputs <= tiling.narrow_channels else tiling.channels
     wide = _round_up(outputs, channels) / outputs
     spatial = kernel.out_shape[1:]
@@ -225,8 +225,9 @@ def family_of(kernel: Kernel) -> str:
 def sizes_of(kernel: Kernel) -> tuple[int, int, int]:
     """`(input channels, output channels, output pixels)`: what a law's ranges are stated in."""
     if kernel.weight_shape is not None and not kernel.is_depthwise:
-        outputs = kernel.weight_shape[0]
-        inputs = kernel.weight_shape[1] * kernel.groups
+        outputs, inputs = kernel.weight_shape[0], kernel.weight_shape[1] * kernel.groups
+        if kernel.op == "conv_transpose2d":
+            inputs, outputs = kernel.weight_shape[0], kernel.weight_shape[1] * kernel.groups
     else:
         inputs = kernel.in_shapes[0][0] if kernel.in_shapes and kernel.in_shapes[0] else 1
         outputs = kernel.out_shape[0] if kernel.out_shape else 1

@@ -62,6 +62,7 @@ def keep_laws(folder: Path, source: str, target: Target, laws: Mapping[str, Law]
     section = data["law"]
     section["dtypes"] = {dtype: law_to_dict(law) for dtype, law in {**target.laws, **laws}.items()}
     section["setups"], section["validation"] = {}, []
+    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "profile.yaml.partial"
     partial.write_text(with_law(path, section), encoding="utf-8")
     partial.replace(folder / "profile.yaml")

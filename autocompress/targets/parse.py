@@ -190,6 +190,10 @@ def _profile(root: Node) -> Profile:
     if opset < 7:
         raise root.fail("opset", f"is {opset}; allowed: 7 or more")
     runtime = root.name("runtime", RUNTIMES)
+    for dtype in precisions.names(DTYPES, True):
+        runs_as = precisions.node(dtype).name("runs_as", DTYPES)
+        if not precisions.node(runs_as).get("native", bool):
+            raise precisions.node(dtype).fail("runs_as", f"is {runs_as!r}, which is not native itself")
     unknown_memory = "memory_bytes" in root.data and root.data["memory_bytes"] is None
     return Profile(
         name=root.get("name", str),

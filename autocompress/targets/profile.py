@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -105,6 +106,13 @@ class Target:
         else:
             module = trace(model, example_inputs)
         return self.estimate_kernels(kernels(module, self.fusion), precision or self.profile.default_precision)
+
+    @property
+    def digest(self) -> str:
+        """Of what latencies are predicted by: the laws and the measured kernels, 16 hex digits."""
+        rows = sorted(map(repr, self.table.rows.items()))
+        told = repr((self.profile.name, sorted(self.laws.items()), rows))
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def calibrated(self) -> Target:
         """The same with its laws: those of this machine are read from the cache or measured now."""

@@ -187,6 +187,8 @@ def _network(name: str, shape: str, where: str) -> Network:
     sizes = shape.split("x")
     if not all(size.isdecimal() and 0 < int(size) < 100_000 for size in sizes) or not 1 < len(sizes) < 6:
         raise InputError(f"{where}: input is {shape!r}; allowed: a shape with the batch, e.g. 1x3x224x224")
+    if sizes[0] != "1":
+        raise InputError(f"{where}: input is {shape!r}; allowed: a batch of 1; latencies are predicted for it")
     if name in WHOLE:
         if len(sizes) != 4 or sizes[1] != "3" or sizes[2] != sizes[3]:
             raise InputError(f"{where}: input is {shape!r}; {name} takes square images, e.g. 1x3x224x224")

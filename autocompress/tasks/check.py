@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
+from autocompress.core.user_code import USER_CODE_ERRORS, first_line
 from autocompress.errors import InputError
 from autocompress.tasks.data import Split
 from autocompress.tasks.evaluate import evaluating, run_model
 from autocompress.tasks.task import SPLITS, Task
 from autocompress.tasks.tree import leaves
-from autocompress.tasks.user_code import USER_CODE_ERRORS, first_line
 
 _BATCH = 8
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -167,8 +168,11 @@ def _of_dataset(dataset: Any, name: str, collate: Callable[[list[Any]], Any]) ->
 
 
 def _of_loader(loader: DataLoader[Any], name: str) -> Split:
-    whole = _of_dataset(loader.dataset, name, loader.collate_fn if loader.batch_size else default_collate)
-    sampler: object = loader.sampler
+    batches: object = loader.batch_sampler
+    whole = _of_dataset(loader.dataset, name, loader.collate_fn if batches is not None else default_collate)
+    # A sampler of batches of the user's own leaves `sampler` at its default.
+    own = batches is not None and type(batches) is not BatchSampler
+    sampler: object = batches if own else batches.sampler if isinstance(batches, BatchSampler) else loader.sampler
     plain = isinstance(sampler, RandomSampler) and not sampler.replacement
     if plain or isinstance(sampler, SequentialSampler) or isinstance(loader.dataset, IterableDataset):
         return whole

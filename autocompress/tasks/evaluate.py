@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autocompress.core.user_code import USER_CODE_ERRORS, first_line
 from autocompress.errors import InputError, RunError
 from autocompress.tasks.data import Split
 from autocompress.tasks.task import Task
 from autocompress.tasks.tree import concatenate, map_tensors
-from autocompress.tasks.user_code import USER_CODE_ERRORS, first_line
 
 # Images of small nets in batches of this size, channels last, stay in the cache: 1.5x faster than 256 in planes.
 BATCH_SIZE = 64

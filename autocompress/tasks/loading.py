@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from autocompress.core.user_code import USER_CODE_ERRORS, first_line, place
 from autocompress.errors import InputError, nearest
 from autocompress.tasks.builtin import BUILTIN
 from autocompress.tasks.task import Task
-from autocompress.tasks.user_code import USER_CODE_ERRORS, first_line, place
 
 # What was imported from a file by its path, by name: another process would not find it.
 USER_MODULES: dict[str, ModuleType] = {}

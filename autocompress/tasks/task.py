@@ -22,7 +22,7 @@ _HEAD_OF_TRAIN = Split("calibration", (), None, torch.arange(0))
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """What is compressed: any model, loss, metric and output (a tensor, or tuples and dicts of tensors).
+    """What is compressed: any model, loss, metric and output (a tensor, or a tuple of tensors).
 
     Attributes:
         name: How the report calls it.

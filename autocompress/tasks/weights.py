@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from autocompress.core.user_code import first_line
 from autocompress.errors import InputError
-from autocompress.tasks.user_code import first_line
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:

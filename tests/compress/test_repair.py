@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from autocompress.compress.apply import compress
 from autocompress.compress.repair import Reference, _rows, reference_outputs, repair
 from autocompress.core.plan import LowRank, Plan, Prune, Student
+from autocompress.errors import PlanError
 from autocompress.graph.cut import cut
 from autocompress.graph.info import Traced, trace_model
 from tests.graph.published import ALL, batch_like
@@ -198,3 +199,10 @@ def test_the_dense_model_is_not_touched_and_no_hook_stays() -> None:
     for module in (*model.module.modules(), *made.module.modules()):
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
+
+
+def test_gradients_are_asked_for_where_they_decide() -> None:
+    model = traced("lenet")
+    name = next(group.name for group in model.info.groups if group.blocked_by is None)
+    with pytest.raises(PlanError, match="needs gradients of the loss"):
+        compress(model, Plan(groups=((name, Prune(0.5, "taylor")),)))

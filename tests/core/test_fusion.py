@@ -40,7 +40,8 @@ def test_a_residual_block_in_every_runtime() -> None:
 def test_onnx_runtime_adds_integers_apart() -> None:
     network = residual()
     rounded = tuple(
-        replace(one, read_bits=(8,) * len(one.reads), weight_bits=8 if one.is_layer else 32) for one in network
+        replace(one, read_bits=(8,) * len(one.reads), weight_bits=8 if one.is_layer else 32, stored_bits=8)
+        for one in network
     )
     integers = replace(network, operators=rounded)
     assert shown(integers, FUSIONS["onnxruntime"])[-2:] == ["conv2d+batch_norm", "add+relu"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -380,3 +381,26 @@ def test_a_folder_that_is_not_shipped() -> None:
     assert shipped_dir("search_spaces").name == "search_spaces"
     with pytest.raises(InputError, match="'nothing' is missing"):
         shipped_dir("nothing")
+
+
+def test_a_rule_speaks_of_all_groups_of_a_layer() -> None:
+    parts = tuple(replace(group, name=name) for group in RESNET.groups[:1] for name in (group.name, f"{group.name}#2"))
+    model = replace(RESNET, groups=parts)
+    first = parts[0].name
+    assert {f"prune:{part.name}" for part in parts} <= set(options(model, {"op": "prune", "sparsity": 0.5}))
+    named = options(model, {"op": "prune", "sparsity": 0.5, "name": first})
+    assert {f"prune:{part.name}" for part in parts} == set(named)
+    assert set(options(model, {"op": "prune", "sparsity": 0.5, "name": f"{first}#2"})) == {f"prune:{first}#2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import nothing_of_that_name\n", "space.py:1: ModuleNotFoundError"),
+        ("def rules():\n    return unknown\n", "space.py:2: NameError"),
+    ],
+)
+def test_what_a_python_space_raises_is_named_with_its_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "space.py").write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_rules(str(tmp_path / "space.py"))

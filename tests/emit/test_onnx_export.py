@@ -466,3 +466,29 @@ def test_settling_changes_nothing_where_no_integer_kernel_runs() -> None:
         before = model(x)
         settle_biases(model)
         assert torch.equal(model(x), before)
+
+
+class Padded(nn.Module):
+    """Convolutions on 8-bit tensors with a border of `value` between them."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3)
+        self.q_in, self.q_mid, self.q_out = (ActivationQuantizer(8) for _ in range(3))
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.q_mid(self.first(self.q_in(x)))
+        return self.q_out(self.second(aten.constant_pad_nd.default(y, [1, 1, 1, 1], self.value)))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -2.0])
+def test_a_border_has_the_value_it_was_given(value: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 8, 8)
+    model = lift(Padded(value), x)
+    quantize_weights(model, Quantize(8, granularity="channel"))
+    calibrate(model, x)
+    settle_biases(model)
+    export_onnx(model, (x,), tmp_path / "model.onnx", opset=17)
+    assert difference(model, tmp_path / "model.onnx", x) < 0.01

@@ -136,3 +136,11 @@ def test_one_changed_byte_is_noticed(path: Path) -> None:
         check_digest(path, digest)
     with pytest.raises(InputError, match="cannot be read"):
         file_digest(path.parent / "none.onnx")
+
+
+def test_every_output_must_agree() -> None:
+    boxes, scores = torch.linspace(0, 640, 40).view(10, 4), torch.eye(10)
+    found = agreement((boxes, scores), (boxes, scores.flip(0)))
+    assert found.cosine == 0.0
+    assert found.relative_error == 1.0
+    assert agreement((boxes, scores), (boxes, scores)).cosine == pytest.approx(1.0)

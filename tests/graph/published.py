@@ -404,6 +404,58 @@ def _words() -> Tensor:
     return torch.randint(0, 50, (1, 16))
 
 
+class ChannelGate(nn.Module):
+    """One channel decides how much of all others passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.first(x))
+        return self.head(F.relu(self.second(y * y[:, 3].sigmoid().unsqueeze(1))).mean((2, 3)))
+
+
+class Normalised(nn.Module):
+    """Features of length one, as for embeddings, beside how long they were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1)
+        self.head = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.second(F.relu(self.first(x)))).mean((2, 3))
+        return self.head(F.normalize(y, dim=1)) * y.norm(dim=1, keepdim=True)
+
+
+class Frames(nn.Module):
+    """Halves of an image as two frames that stand beside the samples, as in networks for video."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.unflatten(3, (2, x.shape[3] // 2)).permute(0, 3, 1, 2, 4).flatten(0, 1)
+        y = F.relu(self.second(F.relu(self.first(frames)))).mean((2, 3))
+        return self.head(y.unflatten(0, (-1, 2)).mean(1))
+
+
+class TiedHead(nn.Module):
+    """Words in and words out by one matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.middle = nn.Embedding(50, 16), nn.Linear(16, 32)
+        self.last = nn.Linear(32, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.last(F.gelu(self.middle(self.words(x).mean(1)))), self.words.weight)
+
+
 PUBLISHED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "resnet20": (resnet20, _image),
     "bottleneck_resnet": (bottleneck_resnet, _image),
@@ -429,6 +481,10 @@ PUBLISHED: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "channels_last": (ChannelsLast, _image),
     "sequence_first": (SequenceFirst, _image),
     "bare_weights": (BareWeights, _image),
+    "channel_gate": (ChannelGate, _image),
+    "normalised": (Normalised, _image),
+    "frames": (Frames, _image),
+    "tied_head": (TiedHead, _words),
 }
 ALL = (*NETS, *PUBLISHED)
 

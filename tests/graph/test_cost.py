@@ -46,14 +46,27 @@ def test_layer_macs_agree_with_fvcore(name: str) -> None:
     convs = sum(macs for op, macs in layers.items() if op.startswith("conv"))
     batch = len(inputs[0])
     assert convs * batch == found.get("conv", 0)
-    if name not in ("sequence_first",):
-        # There torch's own attention reads the packed weights of three projections one by one.
+    if name not in ("sequence_first", "tied_head"):
+        # There torch's own attention reads the packed weights of three projections one by one, or no layer a matrix.
         assert layers.get("linear", 0) * batch == found.get("linear", 0) + found.get("addmm", 0)
 
 
 # What no operator stands for moves no data: inputs, weights, the output, views, parts of a split, dropout.
 FREE = {
-    *("size", "view", "reshape", "flatten", "unsqueeze", "squeeze", "expand", "select", "unbind", "split", "chunk"),
+    *(
+        "size",
+        "view",
+        "reshape",
+        "flatten",
+        "unsqueeze",
+        "squeeze",
+        "expand",
+        "expand_as",
+        "select",
+        "unbind",
+        "split",
+        "chunk",
+    ),
     *("getitem", "contiguous", "type_as", "unflatten", "add", "mul", "floordiv", "sym_size", "clone", "_unsafe_view"),
 }
 
@@ -97,7 +110,8 @@ def test_kernels_cover_every_operator_once(name: str, runtime: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_no_kernel_of_these_nets_is_unknown(name: str) -> None:
     unknown = [kernel.aten for kernel in kernels(traced(name).module, TENSORRT) if kernel.op == "other"]
-    assert unknown == []
+    # A matrix that two operators share belongs to no layer.
+    assert unknown == (["embedding", "linear"] if name == "tied_head" else [])
 
 
 def _kernels(name: str) -> dict[str, Kernel]:

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autocompress.core.rules import build_space, load_rules
 from autocompress.graph.couple import Channels
 from autocompress.graph.info import trace_model
 from tests.graph.published import ALL, net
@@ -174,3 +175,15 @@ def test_the_same_layers_go_together_as_in_torch_pruning(name: str) -> None:
         depthwise = {p for p in outputs if getattr(model.get_submodule(p), "groups", 1) > 1}
         assert outputs == set(found.layers), found.name
         assert readers | depthwise == set(found.readers), found.name
+
+
+JOINT = load_rules("joint")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_default_space_offers_every_group_that_is_free(name: str) -> None:
+    info = traced(name).info
+    offered = {decision.target for decision in build_space(JOINT, info).decisions if decision.kind == "prune"}
+    free = {group.name: group.channels for group in info.groups if group.blocked_by is None}
+    assert offered <= set(free)
+    assert {name for name, channels in free.items() if channels >= 8} <= offered

@@ -226,3 +226,13 @@ def test_a_model_without_weights_has_the_same_operators(name: str) -> None:
     lifted = trace(copy.deepcopy(model).to("meta"), inputs)
     assert all(parameter.is_meta for parameter in lifted.parameters())
     assert network_of(lifted) == network_of(traced(name).module)
+
+
+def test_an_average_over_all_batches_still_follows_training() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, momentum=None)).eval()
+    module = trace_model(model, (torch.randn(2, 3, 4, 4),)).module
+    norm = next(part for part in module.modules() if isinstance(part, nn.BatchNorm2d))
+    before = norm.running_mean.clone()
+    module.train()
+    module(torch.randn(8, 3, 4, 4) + 3.0)
+    assert not torch.allclose(norm.running_mean, before)

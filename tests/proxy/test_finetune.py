@@ -153,3 +153,13 @@ def test_factors_learn_too(task: Task) -> None:
     finetune(student, Teacher(traced.module), task, Training(3, 4.0, 0.7, 0))
     changed = {name for name, value in state(student).items() if not torch.equal(value, before[name])}
     assert {name for name, parameter in student.named_parameters() if parameter.requires_grad} <= changed
+
+
+def test_batches_of_one_train_what_has_no_batchnorm_and_are_refused_elsewhere() -> None:
+    task = replace(tiny_task(), batch_size=1)
+    with pytest.raises(RunError, match="batches have 1 sample"):
+        finetune(copy.deepcopy(task.model), Teacher(task.model), task, Training(2, 4.0, 0.5, 0))
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    before = state(plain)
+    finetune(plain, Teacher(task.model), task, Training(2, 4.0, 0.5, 0))
+    assert not same(before, state(plain))

@@ -119,3 +119,16 @@ def test_between_measured_bits_the_loss_is_a_line_in_logarithms() -> None:
         assert each.costs["size_bytes"] == pytest.approx(100.0 * bits)
     assert list(_completed(BITS, {4: effect(4, 0.01), 6: None}))[3] == effect(4, 0.01)
     assert list(_completed(BITS, {4: effect(4, 0.01), 6: None}))[:3] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (Quantize(8), Quantize(8, range="minmax"), Quantize(4), Quantize(4, range="minmax")),
+        (Quantize(4), Quantize(4, range="minmax"), Quantize(4, range="percentile")),
+        (Prune(0.5, "l1"), Prune(0.5, "l2"), Prune(0.5, "random")),
+    ],
+)
+def test_options_that_differ_in_more_than_their_strength_are_all_measured(options: tuple[Quantize, ...]) -> None:
+    kind = "quantize" if isinstance(options[0], Quantize) else "prune"
+    assert _anchors(Decision(kind, "a", (None, *options))) == tuple(range(1, len(options) + 1))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,15 @@ class InOrder:
 
 def started(first: Callable[[list[PointJob]], int]) -> list[tuple[int, int]]:
     executor = InOrder(first)
-    dense = metrics(100.0, 1000.0)
-    baseline = Point("dense", 0, "", "full", Plan(), dense, 100.0, (), {}, {}, None, None, ())
-    finals = Finals(executor, OBJECTIVES, dense, lambda record: False, baseline, 100, 1, 5, 2, Path(), Path(), Silent())
-    points = make_points(finals, RECORDS)
+    points = make_points(finals_of(executor), RECORDS)
     assert len(points) == len(executor.started) >= 5
     return executor.started
+
+
+def finals_of(executor: InOrder) -> Finals:
+    dense = metrics(100.0, 1000.0)
+    baseline = Point("dense", 0, "", "full", Plan(), dense, 100.0, (), {}, {}, None, None, ())
+    return Finals(executor, OBJECTIVES, dense, lambda record: False, baseline, 100, 1, 5, 2, Path(), Path(), Silent())
 
 
 @pytest.mark.parametrize("order", ["first started", "last started", "longest"])
@@ -93,3 +97,20 @@ def test_no_worker_waits_for_a_long_point() -> None:
     chosen = started(shortest)
     # Only the last of all points runs alone.
     assert waited == [2] * (len(chosen) - 1) + [1]
+
+
+def test_trials_that_break_a_constraint_do_not_stand_in_the_way_of_those_that_meet_it() -> None:
+    broken = [replace(RECORDS[number], number=10 + number, error="too bad") for number in (0, 7)]
+    better = [replace(one, metrics=metrics(100.0, 1.0)) for one in broken]
+    executor = InOrder(lambda jobs: 0)
+    points = make_points(finals_of(executor), [*better, *RECORDS])
+    assert {point.trial for point in points} <= {record.number for record in RECORDS}
+    assert len(points) >= 5
+
+
+def test_all_points_together_are_trained_no_longer_than_was_asked_for() -> None:
+    executor = InOrder(lambda jobs: 0)
+    hard = [replace(one, metrics=metrics(100.0 - 6.0 - one.number, 2.0 ** (7 - one.number))) for one in RECORDS]
+    make_points(finals_of(executor), hard)
+    assert len(executor.started) >= 5
+    assert sum(steps for _, steps in executor.started) <= 5 * 100 + len(executor.started)

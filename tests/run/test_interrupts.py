@@ -94,3 +94,34 @@ def test_a_killed_driver_takes_its_workers_with_it_and_loses_nothing_that_ended(
     said, _ = again.communicate(timeout=180)
     assert again.returncode == 0, said
     assert status_of(Run.open(run))["trials"] == {"complete": before + 2}
+
+
+def test_ctrl_c_in_a_longer_run_keeps_the_points_that_were_trained(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = started(tmp_path, run, "search", "--budget", "4")
+    said, _ = first.communicate(timeout=180)
+    assert first.returncode == 0, said
+    files = {path: path.read_bytes() for path in sorted(run.glob("artifacts/*/*"))}
+    front = (run / "front.json").read_bytes()
+
+    more = started(tmp_path, run, "resume", str(run), "--budget", "2000")
+    wait_for_trials(more, run, 7)
+    os.killpg(more.pid, signal.SIGINT)
+    said, _ = more.communicate(timeout=120)
+    assert more.returncode == 0, said
+    assert "the front of before stays" in said
+    assert (run / "front.json").read_bytes() == front
+    assert {path: path.read_bytes() for path in sorted(run.glob("artifacts/*/*"))} == files
+
+
+def test_a_run_has_one_driver_at_a_time(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    search = started(tmp_path, run, "search", "--budget", "2000")
+    wait_for_trials(search, run, 2)
+    other = started(tmp_path, run, "resume", str(run))
+    said, _ = other.communicate(timeout=120)
+    assert (other.returncode, said.count("\n")) == (2, 1)
+    assert "is being driven by another process" in said
+    os.killpg(search.pid, signal.SIGINT)
+    said, _ = search.communicate(timeout=120)
+    assert search.returncode == 0, said

@@ -10,7 +10,7 @@ from autocompress.core.metric import Metric
 from autocompress.core.plan import Prune, Quantize
 from autocompress.core.space import Decision, Space
 from autocompress.errors import InputError
-from autocompress.run.study import Study
+from autocompress.run.study import Study, new_name
 from autocompress.search.record import Objective, Record, front_of
 
 SPACE = Space(
@@ -75,12 +75,20 @@ def test_a_trial_whose_results_were_cut_off_is_still_running(
 
 def test_another_storage_holds_the_same(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    study = Study(tmp_path / "run", SPACE, TWO, url)
+    name, other = new_name(tmp_path / "run", url), new_name(tmp_path / "run", url)
+    study = Study(tmp_path / "run", SPACE, TWO, url, name)
     for one in results():
         assert study.start(one.vector, one.label) == one.number
         study.finish(one)
-    assert Study(tmp_path / "run", SPACE, TWO, url).records() == results()
-    assert Study(tmp_path / "other", SPACE, TWO, url).records() == []
+    assert Study(tmp_path / "moved", SPACE, TWO, url, name).records() == results()
+    assert Study(tmp_path / "run", SPACE, TWO, url, other).records() == []
+
+
+@pytest.mark.parametrize("url", ["foo", "postgres+nothing://here/db", "sqlite:////no/such/folder/study.db"])
+def test_a_storage_that_cannot_be_opened_is_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be opened") as caught:
+        Study(tmp_path, SPACE, TWO, url)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_running_trial_is_there_with_its_plan(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_what_a_space_reaches(context: Context) -> None:
     assert (found["space"], found["plans"], len(found["decisions"])) == ("tiny", 243, 5)
     assert found["decisions"][0] == {"name": "prune:0", "options": 3}
     assert set(found["costs"]) == set(COSTS)
-    dense = dense_cost(context, space)
+    dense = dense_cost(context)
     for name, row in found["costs"].items():
         assert row["minimum"] <= row["centre"] <= row["maximum"] == dense[name].value
         assert row["unit"] == dense[name].unit

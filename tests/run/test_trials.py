@@ -23,9 +23,10 @@ from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.run import jobs
 from autocompress.run import trials as loop
-from autocompress.run.jobs import checkpoint_path, load_weights, refused_by
+from autocompress.run.jobs import refused_by
 from autocompress.run.study import Study
 from autocompress.run.trials import Trials, run_trials
+from autocompress.run.weights import checkpoint_path, load_weights
 from autocompress.search.record import Record
 from tests.run.tiny import OBJECTIVES, Told, make_trials, tiny_context, tiny_space, tiny_task
 

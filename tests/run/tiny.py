@@ -138,7 +138,7 @@ def make_trials(
         baselines=baselines if baselines is not None else (("dense", space.dense_vector),),
         planned=lambda records: [],
         waves=0,
-        dense={"accuracy": Metric.exact(50.0, "percent"), **dense_cost(context, space)},
+        dense={"accuracy": Metric.exact(50.0, "percent"), **dense_cost(context)},
         checkpoints=folder / "checkpoints",
         listener=listener or Told(),
     )

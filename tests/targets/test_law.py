@@ -11,7 +11,7 @@ from torch import nn
 
 from autocompress.core.kernel import Kernel
 from autocompress.errors import InputError
-from autocompress.targets.law import KINDS, kind_of, padding
+from autocompress.targets.law import KINDS, Tiling, kind_of, padding, sizes_of
 from autocompress.targets.profile import Target, load_target
 
 NANO = load_target("jetson-nano")
@@ -146,3 +146,11 @@ def test_smaller_networks_are_faster() -> None:
 def test_unknown_precision_is_an_input_error() -> None:
     with pytest.raises(InputError, match=r"int4.*int8"):
         NANO.estimate_kernels([conv(16, 16, 32)], "int4")
+
+
+def test_a_transposed_convolution_reads_what_its_weight_begins_with() -> None:
+    kernel = Kernel(
+        "conv_transpose2d", "", "fp32", ((32, 128, 128),), (2, 256, 256), (32, 2, 2, 2), (2, 2), (1, 1), 1, (), 1
+    )
+    assert sizes_of(kernel) == (32, 2, 256 * 256)
+    assert padding(kernel, Tiling(channels=32, narrow_channels=32)) == 16.0

@@ -51,6 +51,7 @@ REMOVED = object()
         (("precisions", "int8"), REMOVED, r"precisions\.int8: is missing"),
         (("precisions", "int4"), {}, r"precisions\.int4: is unknown"),
         (("precisions", "int8", "native"), True, r"precisions\.int8\.runs_as"),
+        (("precisions", "fp16"), {"native": False, "runs_as": "int8", "source": ""}, r"is 'int8', which is not native"),
         (("law", "unit"), "s", r"law\.unit: is 's'; did you mean 'ms'\?"),
         (("law", "dtypes", "fp16"), REMOVED, r"law\.dtypes\.fp16: is missing"),
         (("law", "dtypes", "fp16", "coefficients", "launch"), REMOVED, r"fp16\.coefficients\.launch: is missing"),

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from autocompress.errors import InputError
 from autocompress.tasks import Split
@@ -116,3 +126,19 @@ def test_refuses_in_one_line(source, message):
     with pytest.raises(InputError, match=message) as caught:
         Split.of(source, "train")
     assert "\n" not in str(caught.value)
+
+
+def test_a_sampler_of_batches_keeps_the_function_that_joins_samples() -> None:
+    def padded(samples: list[Any]) -> Any:
+        return torch.full((len(samples), 3), 7.0), torch.zeros(len(samples), dtype=torch.long)
+
+    batches = BatchSampler(SequentialSampler(Noisy()), 2, False)
+    split = Split.of(DataLoader(Noisy(), batch_sampler=batches, collate_fn=padded), "train")
+    ((inputs,), _) = next(split.batches(2))
+    assert torch.equal(inputs, torch.full((2, 3), 7.0))
+
+    class Own(BatchSampler):
+        pass
+
+    with pytest.raises(InputError, match="draws with a Own"):
+        Split.of(DataLoader(Noisy(), batch_sampler=Own(SequentialSampler(Noisy()), 2, False)), "train")
