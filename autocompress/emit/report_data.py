@@ -75,7 +75,7 @@ class PointRow:
         student: The architecture choices in words; empty where there are none.
         files: Size of every file, bytes.
         agreement: How far the exported file agrees with the PyTorch model, or None where it was not checked.
-        reason: Why verification failed, or None.
+        reason: Why it is left off the front although it was made: verification failed, or a constraint is broken.
     """
 
     id: str

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -138,8 +138,11 @@ class Driver:
             if not ended:
                 self.listener.say("interrupted: the front so far is exported without further training")
             baseline, points = self._emit(records, dense, executor if ended else InProcess(self.shared), ended)
-            met = [p for p in points if refused_by(p.metrics, self.constraints, baseline.metrics) is None]
-            front = final_front(met, self.objectives)
+            # What met a constraint on the validation split may break it on the test split.
+            points = [
+                replace(p, reason=p.reason or refused_by(p.metrics, self.constraints, baseline.metrics)) for p in points
+            ]
+            front = final_front(points, self.objectives)
             write_front(self.folder / FRONT, self.objectives, baseline, front)
             data = report_input(self, records, baseline, front, points, started)
             save_report_data(self.folder / REPORT_DATA, data)
