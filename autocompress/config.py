@@ -25,7 +25,7 @@ from autocompress.run.drive import Driver, Settings
 from autocompress.run.effects import effect_rows, effects_by
 from autocompress.run.environment import versions
 from autocompress.run.executors import workers_of
-from autocompress.run.folder import CONFIG, Run
+from autocompress.run.folder import CONFIG, Run, locked
 from autocompress.run.jobs import Shared
 from autocompress.run.measure import Bench, measure_space
 from autocompress.run.progress import Silent
@@ -152,8 +152,9 @@ def search(
     driver.check_constraints()
     if resolved.storage is not None:
         open_storage(folder, resolved.storage)
-    write_config(folder, wired, study)
-    driver.run(parse_budget(resolved.budget))
+    with locked(folder):
+        write_config(folder, wired, study)
+        driver.run(parse_budget(resolved.budget))
     return Run.open(folder)
 
 
@@ -173,10 +174,11 @@ def resume(path: str | Path, budget: str | None = None, listener: Listener | Non
     total = parse_budget(config.budget) if budget is None else _extended(config.budget, budget)
     wired = wire(config)
     _check_unchanged(run, wired)
-    if budget is not None and total.trials is not None:
-        wired = replace(wired, config=replace(config, budget=str(total.trials)))
-        write_config(run.path, wired, run.study)
-    _driver(wired, run.path, run.study, listener).run(total)
+    with locked(run.path):
+        if budget is not None and total.trials is not None:
+            wired = replace(wired, config=replace(config, budget=str(total.trials)))
+            write_config(run.path, wired, run.study)
+        _driver(wired, run.path, run.study, listener).run(total)
     return Run.open(path)
 
 

@@ -6,7 +6,6 @@ most compression, so that "unchanged", where it is allowed, is always index 0.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from operator import index as as_index
 import numpy as np
 
 from autocompress.core.decision import Decision, Option, Vector
+from autocompress.core.digest import short_digest
 from autocompress.core.ladder import uniform_vectors
 from autocompress.core.plan import LayerOp, LowRank, Plan, Prune, Quantize, Sparsify, Student
 from autocompress.errors import PlanError, nearest
@@ -41,7 +41,7 @@ class Space:
     @cached_property
     def digest(self) -> str:
         """Of everything that may be chosen: what a vector means, 16 hex digits."""
-        return hashlib.sha256(repr(self.decisions).encode()).hexdigest()[:16]
+        return short_digest(self.decisions)
 
     def __post_init__(self) -> None:
         names = [decision.name for decision in self.decisions]

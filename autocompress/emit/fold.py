@@ -100,10 +100,15 @@ class StoredWeight:
 
 @dataclass(frozen=True)
 class FoldedModel:
-    """A plain float model that computes what the file computes, and its weights as stored, by module path."""
+    """A plain float model that computes what the file computes, and its weights as stored, by module path.
+
+    Attributes:
+        norms: By layer, the BatchNorm that was folded into it.
+    """
 
     module: GraphModule
     weights: dict[str, StoredWeight]
+    norms: dict[str, str]
 
 
 @torch.no_grad()
@@ -119,14 +124,16 @@ def fold_batchnorm(model: GraphModule, *, half: bool = False) -> FoldedModel:
         half: True stores unquantized weights in fp16.
     """
     model = copy.deepcopy(model).eval()
-    calls = _calls(model)
+    calls = Counter(str(node.target) for node in model.graph.nodes if node.op == "call_module")
     weights: dict[str, StoredWeight] = {}
+    norms: dict[str, str] = {}
     for name, layer in list(model.named_modules()):
         if isinstance(layer, WEIGHT_LAYERS) and calls[name]:
             weights[name] = _take_weight(layer, half)
     for node in list(model.graph.nodes):
-        if foldable(model, node):
+        if _foldable(model, node, calls):
             source = str(node.args[0].target)
+            norms[source] = str(node.target)
             weights[source] = weights[source].scaled(_fold(model, node))
     model.delete_all_unused_submodules()
     model.recompile()
@@ -139,7 +146,7 @@ def fold_batchnorm(model: GraphModule, *, half: bool = False) -> FoldedModel:
     for name, stored in weights.items():
         layer = model.get_submodule(name)
         layer.weight = nn.Parameter(stored.dequantized(), requires_grad=False)
-    return FoldedModel(model, weights)
+    return FoldedModel(model, weights, norms)
 
 
 def _take_weight(layer: Any, half: bool) -> StoredWeight:
@@ -167,12 +174,9 @@ def _take_weight(layer: Any, half: bool) -> StoredWeight:
     return StoredWeight(value.float(), 32, empty, empty, axis)
 
 
-def foldable(model: GraphModule, node: Node) -> bool:
-    """Whether a node is a BatchNorm that can be folded into what it reads."""
-    if node.op != "call_module" or not isinstance(_module(model, node), _NORMS):
-        return False
-    calls = _calls(model)
-    if calls[str(node.target)] > 1:
+def _foldable(model: GraphModule, node: Node, calls: Counter[str]) -> bool:
+    # Whether a node is a BatchNorm that can be folded into what it reads.
+    if node.op != "call_module" or not isinstance(_module(model, node), _NORMS) or calls[str(node.target)] > 1:
         return False
     norm, source = _module(model, node), node.args[0]
     if not isinstance(source, Node) or source.op != "call_module" or len(source.users) > 1:
@@ -185,10 +189,6 @@ def foldable(model: GraphModule, node: Node) -> bool:
     if isinstance(layer, _TRANSPOSED):
         return layer.groups == 1
     return isinstance(layer, (nn.Conv1d, nn.Conv2d))
-
-
-def _calls(model: GraphModule) -> Counter[str]:
-    return Counter(str(node.target) for node in model.graph.nodes if node.op == "call_module")
 
 
 def _fold(model: GraphModule, node: Node) -> Tensor:

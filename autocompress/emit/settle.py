@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from autocompress.compress.quantizer import ActivationQuantizer
-from autocompress.emit.fold import fold_batchnorm, foldable
+from autocompress.emit.fold import fold_batchnorm
 
 
 @torch.no_grad()
@@ -27,15 +27,9 @@ def settle_biases(model: GraphModule) -> None:
         bias = folded.module.get_submodule(name).bias
         if stored.input_scale is None or not isinstance(bias, Tensor):
             continue
-        owner = _owner(model, name)
+        # What the integer kernel adds is the bias of the BatchNorm that is folded into the layer, else the layer's own.
+        owner: Any = model.get_submodule(folded.norms.get(name, name))
         if owner.bias is not None:
             unit = stored.scale.double() * stored.input_scale
             rounded = (bias.double() / unit).round() * unit
             owner.bias += (rounded - bias.double()).to(owner.bias.dtype)
-
-
-def _owner(model: GraphModule, name: str) -> Any:
-    """The module whose bias an integer kernel adds: the BatchNorm that is folded into a layer, or the layer itself."""
-    node = next(node for node in model.graph.nodes if node.op == "call_module" and node.target == name)
-    norm = next((user for user in node.users if foldable(model, user)), node)
-    return model.get_submodule(str(norm.target))

@@ -12,35 +12,13 @@ from torch import Tensor, fx, nn
 from autocompress.core.model_info import BlockInfo, ChannelGroup, LayerInfo, ModelInfo
 from autocompress.graph.blocks import Residual, residual_blocks
 from autocompress.graph.couple import Coupling, couple
-from autocompress.graph.layers import aten_name, batch_of, call_macs, is_layer, layer_macs, layer_op
+from autocompress.graph.layers import CONVOLUTIONS, aten_name, batch_of, call_macs, is_layer, layer_macs, layer_op
 from autocompress.graph.trace import record_shapes, trace
 
 _READS_WEIGHTS = (
-    *(
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "bilinear",
-        "lstm",
-        "gru",
-    ),
-    *(
-        "linear",
-        "embedding",
-        "embedding_bag",
-        "matmul",
-        "mm",
-        "bmm",
-        "addmm",
-        "baddbmm",
-        "einsum",
-        "rnn_tanh",
-        "rnn_relu",
-    ),
-    "_weight_norm",
+    *CONVOLUTIONS,
+    *("bilinear", "lstm", "gru", "rnn_tanh", "rnn_relu", "linear", "embedding", "embedding_bag"),
+    *("matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "_weight_norm"),
 )
 
 

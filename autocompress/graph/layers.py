@@ -14,6 +14,9 @@ OP_OF_MODULE: dict[type[nn.Module], str] = {
     nn.Linear: "linear",
     nn.Embedding: "embedding",
 }
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+# By operator, which argument holds the rows of the product.
+_PRODUCTS = {"linear": 0, "addmm": 1, "baddbmm": 1}
 
 
 def layer_op(module: nn.Module) -> str | None:
@@ -51,7 +54,7 @@ def call_macs(node: fx.Node, batch: int) -> int:
     if is_matmul(node) or name in _PRODUCTS:
         left: Any = node.args[_PRODUCTS.get(name, 0)]
         return out * int(left.meta["shape"][-1])
-    if name in _CONVOLUTIONS:
+    if name in CONVOLUTIONS:
         source, weight = (_shape_of(arg) for arg in node.args[:2])
         swept = math.prod(source) // batch if "transpose" in name else out
         return swept * math.prod(weight[1:])
@@ -65,11 +68,6 @@ def _shape_of(arg: Any) -> tuple[int, ...]:
 def batch_of(module: fx.GraphModule) -> int:
     """The batch that shapes were recorded with."""
     return int(module.graph.find_nodes(op="placeholder")[0].meta["shape"][0])
-
-
-# By operator, which argument holds the rows of the product.
-_PRODUCTS = {"linear": 0, "addmm": 1, "baddbmm": 1}
-_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
 def is_matmul(node: fx.Node) -> bool:

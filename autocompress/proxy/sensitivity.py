@@ -5,7 +5,6 @@ No option is trained; weights are fitted anew and statistics corrected, as in a 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from autocompress.core.decision import Decision, Option, strength
+from autocompress.core.digest import short_digest
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Prune, Quantize, Sparsify
 from autocompress.core.space import Space, Vector
@@ -264,7 +264,7 @@ def _digest(space: Space, context: Context) -> str:
     task = context.task
     samples = context.effort.calibration_samples
     told = (task.model_digest, task.data_digest, context.target.digest, context.precision, context.seed, samples)
-    return hashlib.sha256(repr((told, space.decisions)).encode()).hexdigest()[:16]
+    return short_digest((told, space.digest))
 
 
 def _read(file: Path, digest: str) -> dict[str, Effect | None]:

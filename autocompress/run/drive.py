@@ -33,7 +33,6 @@ from autocompress.run.folder import (
     REPORT_DATA,
     SENSITIVITY,
     Run,
-    locked,
 )
 from autocompress.run.jobs import Shared, refused_by
 from autocompress.run.reach import dense_cost, least_costs
@@ -118,10 +117,6 @@ class Driver:
 
     def run(self, budget: Budget) -> None:
         """Everything from the first trial to the report; Ctrl-C ends the trials and the front so far is emitted."""
-        with locked(self.folder):
-            self._run(budget)
-
-    def _run(self, budget: Budget) -> None:
         started = time.time()
         study = Study(self.folder, self.space, self.objectives, self.settings.storage, self.settings.study)
         self._keep_reference(study)
@@ -225,8 +220,7 @@ class Driver:
             self.listener.say("measuring what every option does alone")
             effects = effects_by(executor, self.shared, self.folder / SENSITIVITY)
             options = effects.of_options(lambda done, total: self.listener.step("options measured", done, total))
-            every, asked = len(self.context.task.validation), self.context.effort.validation_samples
-            samples = every if asked is None else min(every, asked)
+            samples = len(self.context.validation)
             return Planner(effects, options, self.context.dense.info.blocks, self.objectives, samples)
 
         def planned(records: Sequence[Record]) -> list[tuple[str, Vector]]:

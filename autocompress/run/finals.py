@@ -73,7 +73,6 @@ class _Making:
         # In steps since the first point was started: when each worker is free, and when each point ends.
         self._free = [0] * finals.executor.workers
         self._ends: dict[int, int] = {}
-        self._given = 0
         self._ended: dict[int, Point | None] = {}
         self._keys: dict[str, Record] = {}
 
@@ -132,14 +131,13 @@ class _Making:
         """A share of what each of the points to come would get, so that all together take no longer than was asked."""
         finals = self._finals
         to_come = max(1, finals.points - len(self._chosen))
-        fair = max(0.0, finals.points * finals.steps - self._given) / to_come
+        fair = max(0.0, finals.points * finals.steps - sum(self._free)) / to_come
         return max(finals.least_steps, round(min(share, to_come) * fair))
 
     def _start(self, record: Record) -> None:
         finals = self._finals
         self._left = [other for other in self._left if other is not record]
         steps = self._steps(training_share(record, finals.objectives, finals.dense))
-        self._given += steps
         self._chosen.append(record)
         key = f"point {len(self._chosen)} of about {finals.points} (trial {record.number})"
         self._ends[record.number] = self._free[0] + steps

@@ -15,6 +15,7 @@ from autocompress.errors import InputError
 
 CONFIG = "run.yaml"
 LOCK = "run.lock"
+STUDY = "autocompress"
 FRONT = "front.json"
 REPORT = "report.html"
 REPORT_DATA = "report.json"
@@ -54,7 +55,7 @@ class Run:
     @property
     def study(self) -> str:
         """The name of its study in the storage."""
-        return str(self.config.get("resolved", {}).get("study", "autocompress"))
+        return str(self.config.get("resolved", {}).get("study", STUDY))
 
     @property
     def front(self) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from autocompress.proxy.wanted import space_kernels
 from autocompress.run.trials import Listener
 from autocompress.targets.kernel_key import KernelKey
 from autocompress.targets.measuring import MeasuredKernel, Outcome, in_order, measure_kernels
-from autocompress.targets.own import keep_laws, keep_table, known_table
+from autocompress.targets.own import begin_target, keep_laws, keep_table, known_table
 from autocompress.targets.refit import refit_all
 from autocompress.targets.remote import Where
 from autocompress.targets.table import Table
@@ -58,9 +58,8 @@ def measure_space(context: Context, space: Space, source: str, bench: Bench, lis
     wanted = in_order(space_kernels(space, context))
     missing = [one for one in wanted if KernelKey.of(*one) not in rows][: bench.limit]
     listener.say(f"{len(missing)} kernels to measure, {len(rows)} known")
-    if not target.profile.measured:
-        # A table without a profile is no target: whoever is cut off can go on.
-        keep_laws(bench.folder, source, target, target.laws)
+    # First of all, so that whoever is cut off can go on.
+    begin_target(bench.folder, source, target)
     refused: dict[KernelKey, str] = {}
     unfinished = f"{bench.where}, measuring was cut off before the machine was described"
 

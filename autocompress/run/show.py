@@ -56,13 +56,11 @@ def status_of(run: Run) -> dict[str, Any]:
     storage = run.config["search"].get("storage")
     if storage is not None or (run.path / JOURNAL).is_file():
         backend = open_storage(run.path, storage)
-        for study in backend.get_all_studies():
-            if study.study_name != run.study:
-                continue
-            for trial in backend.get_all_trials(study._study_id, deepcopy=False):
-                if "replaced_by" not in trial.user_attrs:
-                    state = state_of(trial)
-                    counts[state] = counts.get(state, 0) + 1
+        study = next((one for one in backend.get_all_studies() if one.study_name == run.study), None)
+        for trial in backend.get_all_trials(study._study_id, deepcopy=False) if study is not None else ():
+            if "replaced_by" not in trial.user_attrs:
+                state = state_of(trial)
+                counts[state] = counts.get(state, 0) + 1
     finished = (run.path / FRONT).is_file()
     return {
         "run": str(run.path),

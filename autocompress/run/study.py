@@ -17,13 +17,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from autocompress.core.metric import Metric
 from autocompress.core.space import Space, Vector
 from autocompress.errors import InputError
+from autocompress.run.folder import STUDY
 from autocompress.search.controllers import distributions
 from autocompress.search.record import Objective, Record
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 JOURNAL = "study.journal"
-NAME = "autocompress"
 
 
 def state_of(trial: FrozenTrial) -> str:
@@ -50,14 +50,14 @@ def open_storage(folder: Path, storage: str | None) -> BaseStorage:
 
 def new_name(folder: Path, storage: str | None) -> str:
     """What the study of a new run is called: in a storage that many runs share, like no other."""
-    return NAME if storage is None else f"{NAME}-{folder.resolve().name}-{secrets.token_hex(4)}"
+    return STUDY if storage is None else f"{STUDY}-{folder.resolve().name}-{secrets.token_hex(4)}"
 
 
 class Study:
     """Trials of one run; the truth that everything else is rebuilt from."""
 
     def __init__(
-        self, folder: Path, space: Space, objectives: Sequence[Objective], storage: str | None = None, name: str = NAME
+        self, folder: Path, space: Space, objectives: Sequence[Objective], storage: str | None = None, name: str = STUDY
     ) -> None:
         """Opens or creates the study of a run.
 

@@ -68,6 +68,12 @@ def keep_laws(folder: Path, source: str, target: Target, laws: Mapping[str, Law]
     partial.replace(folder / "profile.yaml")
 
 
+def begin_target(folder: Path, source: str, target: Target) -> None:
+    """Writes the profile that `source` names where a folder has none: a table without a profile is no target."""
+    if not target.profile.measured and not (folder / "profile.yaml").is_file():
+        keep_laws(folder, source, target, target.laws)
+
+
 def import_profile(
     source: str, file: Path, kind: str | None, companion: Path | None, folder: Path | None
 ) -> dict[str, Any]:
@@ -84,8 +90,7 @@ def import_profile(
         raise InputError(f"{file}: no kernel of it can stand in a table: {first}")
     place = own_folder(target, folder)
     keep_table(place, known_table(place, target).merged(new))
-    if not target.profile.measured and not (place / "profile.yaml").is_file():
-        keep_laws(place, source, target, target.laws)
+    begin_target(place, source, target)
     return {
         "target": source if target.profile.measured else str(place),
         "taken": len(new.rows),

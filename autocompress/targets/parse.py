@@ -190,10 +190,10 @@ def _profile(root: Node) -> Profile:
     if opset < 7:
         raise root.fail("opset", f"is {opset}; allowed: 7 or more")
     runtime = root.name("runtime", RUNTIMES)
-    for dtype in precisions.names(DTYPES, True):
-        runs_as = precisions.node(dtype).name("runs_as", DTYPES)
-        if not precisions.node(runs_as).get("native", bool):
-            raise precisions.node(dtype).fail("runs_as", f"is {runs_as!r}, which is not native itself")
+    found = {dtype: _precision(dtype, precisions.node(dtype)) for dtype in precisions.names(DTYPES, True)}
+    for dtype, precision in found.items():
+        if not found[precision.runs_as].native:
+            raise precisions.node(dtype).fail("runs_as", f"is {precision.runs_as!r}, which is not native itself")
     unknown_memory = "memory_bytes" in root.data and root.data["memory_bytes"] is None
     return Profile(
         name=root.get("name", str),
@@ -203,7 +203,7 @@ def _profile(root: Node) -> Profile:
         runtime_version=root.get("runtime_version", str),
         opset=opset,
         default_precision=root.name("default_precision", DTYPES),
-        precisions=tuple(_precision(dtype, precisions.node(dtype)) for dtype in precisions.names(DTYPES, True)),
+        precisions=tuple(found.values()),
         memory_bytes=None if unknown_memory else int(root.number("memory_bytes", 1)),
         measured=root.get("measured", bool),
         how_to_run=root.texts("how_to_run"),

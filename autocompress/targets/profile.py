@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from autocompress.core.digest import short_digest
 from autocompress.core.fusion import Fusion, Step
 from autocompress.core.kernel import DTYPES, Kernel
 from autocompress.core.shipped import shipped_dir
@@ -111,8 +111,7 @@ class Target:
     def digest(self) -> str:
         """Of what latencies are predicted by: the laws and the measured kernels, 16 hex digits."""
         rows = sorted(map(repr, self.table.rows.items()))
-        told = repr((self.profile.name, sorted(self.laws.items()), rows))
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        return short_digest((self.profile.name, sorted(self.laws.items()), rows))
 
     def calibrated(self) -> Target:
         """The same with its laws: those of this machine are read from the cache or measured now."""
