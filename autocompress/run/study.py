@@ -18,6 +18,7 @@ from autocompress.core.metric import Metric
 from autocompress.core.space import Space, Vector
 from autocompress.errors import InputError
 from autocompress.run.folder import STUDY
+from autocompress.run.uninterrupted import uninterrupted
 from autocompress.search.controllers import distributions
 from autocompress.search.record import Objective, Record
 
@@ -97,25 +98,28 @@ class Study:
             user_attrs={"label": label},
         )
         storage: BaseStorage = self._study._storage
-        return storage.get_trial_number_from_id(storage.create_new_trial(self._study._study_id, trial))
+        with uninterrupted():
+            return storage.get_trial_number_from_id(storage.create_new_trial(self._study._study_id, trial))
 
     def finish(self, record: Record) -> None:
         """Writes the results of a trial that `start` began."""
         storage, trial_id = self._storage_of(record.number)
-        for key, value in (
-            ("state", record.state),
-            ("fidelity", record.fidelity),
-            ("metrics", {name: metric.to_dict() for name, metric in record.metrics.items()}),
-            ("seconds", dict(record.seconds)),
-            ("error", record.error),
-            ("notes", list(record.notes)),
-        ):
-            storage.set_trial_user_attr(trial_id, key, json.loads(json.dumps(value)))
-        if record.state == "complete":
-            values = [metrics.value for metrics in (record.metrics[o.name] for o in self.objectives)]
-            self._study.tell(record.number, values)
-        else:
-            self._study.tell(record.number, state=TrialState.FAIL)
+        results = {
+            "state": record.state,
+            "fidelity": record.fidelity,
+            "metrics": {name: metric.to_dict() for name, metric in record.metrics.items()},
+            "seconds": dict(record.seconds),
+            "error": record.error,
+            "notes": list(record.notes),
+        }
+        with uninterrupted():
+            for key, value in results.items():
+                storage.set_trial_user_attr(trial_id, key, json.loads(json.dumps(value)))
+            if record.state == "complete":
+                values = [metrics.value for metrics in (record.metrics[o.name] for o in self.objectives)]
+                self._study.tell(record.number, values)
+            else:
+                self._study.tell(record.number, state=TrialState.FAIL)
 
     def requeue_lost(self) -> list[tuple[int, Vector, str]]:
         """Closes the trials that a dead driver left running; returns their numbers, plans and labels, to run again."""
@@ -123,8 +127,9 @@ class Study:
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state == TrialState.RUNNING:
                 storage, trial_id = self._storage_of(trial.number)
-                storage.set_trial_user_attr(trial_id, "replaced_by", "a new trial of the same plan")
-                self._study.tell(trial.number, state=TrialState.FAIL)
+                with uninterrupted():
+                    storage.set_trial_user_attr(trial_id, "replaced_by", "a new trial of the same plan")
+                    self._study.tell(trial.number, state=TrialState.FAIL)
                 lost.append((trial.number, self._vector(trial), str(trial.user_attrs.get("label", ""))))
         return lost
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,8 @@ from autocompress.run.jobs import TrialJob
 from autocompress.run.study import Study
 from autocompress.run.weights import checkpoint_path
 from autocompress.search.controllers import Controller
-from autocompress.search.record import Objective, Record
+from autocompress.search.outlook import WORST_LOST
+from autocompress.search.record import Objective, Record, too_far
 
 LOG = logging.getLogger("autocompress")
 # Plans that the tables refuse cost almost nothing, but a space that has no feasible plan must end.
@@ -46,7 +47,8 @@ class Trials:
 
     Attributes:
         executor: Does the work.
-        baselines: `(label, vector)` to run first, in this order.
+        baselines: `(label, vector)` to run first, in this order, but for those that go further than one that lost
+            too much to come back.
         planned: More of them, put together from what is measured, given the records of the baselines and of all
             waves before.
         waves: How often plans are put together.
@@ -92,7 +94,8 @@ class _Loop:
         self._started = time.monotonic()
         self._again = [(vector, label) for _, vector, label in trials.study.requeue_lost()]
         self._running: dict[str, TrialJob] = {}
-        self._planned = list(trials.baselines)
+        self._baselines = list(trials.baselines)
+        self._planned: list[tuple[str, Vector]] = []
         self._waves_left = trials.waves
 
     def more(self) -> bool:
@@ -139,6 +142,13 @@ class _Loop:
             if not running:
                 trials.listener.say(f"every one of the {trials.space.size} plans was tried")
             return None
+        if self._baselines:
+            known = self._known(records)
+            if known is None:
+                return None
+            asked = self._baseline(known, tried)
+            if asked is not None:
+                return asked
         while True:
             for label, vector in self._planned:
                 if vector not in tried:
@@ -150,19 +160,33 @@ class _Loop:
                 return None
             self._plan(records)
 
+    def _baseline(self, known: Sequence[Record], tried: Collection[Vector]) -> tuple[Vector, str] | None:
+        """The next baseline that does not go further than one that lost too much to come back; None after the last."""
+        trials = self._trials
+        while self._baselines:
+            label, vector = self._baselines.pop(0)
+            if vector not in tried and not too_far(vector, known, trials.study.objectives, trials.dense, WORST_LOST):
+                return vector, label
+        return None
+
     def _plan(self, records: Sequence[Record]) -> None:
         """One more wave; what else was tried does not count, so that a run that goes on plans the same."""
-        before = {vector for _, vector in self._planned}
+        before = {vector for _, vector in (*self._trials.baselines, *self._planned)}
         self._planned += self._trials.planned([record for record in records if record.vector in before])
         self._waves_left -= 1
 
     def _asked(self, records: Sequence[Record]) -> tuple[Vector, str] | None:
         """What the controller asks for, None while what it depends on is not yet known."""
-        known = decided_by(len(records), self._trials.executor.workers)
-        if _open(records[:known]):
+        known = self._known(records)
+        if known is None:
             return None
-        later = [replace(record, state="running", metrics={}) for record in records[known:]]
-        return self._trials.controller.ask([*records[:known], *later]), "search"
+        later = [replace(record, state="running", metrics={}) for record in records[len(known) :]]
+        return self._trials.controller.ask([*known, *later]), "search"
+
+    def _known(self, records: Sequence[Record]) -> Sequence[Record] | None:
+        """The trials that the next one may depend on; None while one of them is still open."""
+        known = records[: decided_by(len(records), self._trials.executor.workers)]
+        return None if _open(known) else known
 
     def _spent(self, trials: int) -> bool:
         by_trials = self._budget.trials is not None and trials >= self._budget.trials

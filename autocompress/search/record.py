@@ -64,6 +64,31 @@ def lost_share(objective: Objective, metrics: Mapping[str, Metric], dense: Mappi
     return (objective.loss(metrics) - objective.loss(dense)) / max(1e-9, abs(dense[objective.name].value))
 
 
+def too_far(
+    vector: Vector,
+    known: Sequence[Record],
+    objectives: Sequence[Objective],
+    dense: Mapping[str, Metric],
+    worst_lost: float,
+) -> bool:
+    """Whether a plan goes at least as far in every decision as one whose trial lost more than a share of accuracy.
+
+    Args:
+        vector: The plan.
+        known: Trials to judge by.
+        objectives: Of the run; without accuracy among them nothing goes too far.
+        dense: Metrics of the dense model.
+        worst_lost: The share.
+    """
+    accuracy = accuracy_of(objectives)
+    return accuracy is not None and any(
+        record.state == "complete"
+        and all(own >= other for own, other in zip(vector, record.vector, strict=True))
+        and lost_share(accuracy, record.metrics, dense) > worst_lost
+        for record in known
+    )
+
+
 def front_of(records: Sequence[Record], objectives: Sequence[Objective], fidelity: str) -> list[Record]:
     """The complete records of one fidelity that no other one dominates; fidelities never mix."""
     candidates = [record for record in records if record.state == "complete" and record.fidelity == fidelity]

@@ -75,6 +75,23 @@ def test_trials_are_run_until_the_budget_is_spent(tmp_path: Path, context: Conte
     assert trials.space.decode(records[0].vector).is_dense
 
 
+def test_a_baseline_that_goes_further_than_a_hopeless_one_is_left_out(tmp_path: Path, context: Context) -> None:
+    space = tiny_space(context)
+    far = tuple(len(decision.options) - 1 for decision in space.decisions)
+    mild = tuple(min(1, last) for last in far)
+    beside = tuple(last if place % 2 else 0 for place, last in enumerate(far))
+    baselines = (("dense", space.dense_vector), ("mild", mild), ("far", far), ("beside", beside))
+    trials = make_trials(tmp_path, context, baselines=baselines)
+    lossless = replace(trials, dense={**trials.dense, "accuracy": Metric.exact(1e-6, "percent")})
+    # Any share of an accuracy beyond every model's is lost by all of them.
+    hopeless = replace(trials, dense={**trials.dense, "accuracy": Metric.exact(1e6, "percent")})
+    assert run_trials(replace(hopeless, baselines=baselines[1:]), Budget(trials=2))
+    assert [record.label for record in trials.study.records()] == ["mild", "beside"]
+    again = make_trials(tmp_path / "again", context, baselines=baselines[1:])
+    assert run_trials(replace(again, dense=lossless.dense), Budget(trials=3))
+    assert [record.label for record in again.study.records()] == ["mild", "far", "beside"]
+
+
 def test_baselines_come_first_and_once(tmp_path: Path, context: Context) -> None:
     space = tiny_space(context)
     baselines = (("dense", space.dense_vector), ("middle", space.centre_vector), ("again", space.centre_vector))
