@@ -53,6 +53,10 @@ class Space:
     def _places(self) -> dict[str, int]:
         return {decision.name: place for place, decision in enumerate(self.decisions)}
 
+    def changed(self, vector: Vector) -> set[str]:
+        """The kinds of the decisions that a plan does not leave at their first option."""
+        return {decision.kind for decision, index in zip(self.decisions, vector, strict=True) if index}
+
     @property
     def size(self) -> int:
         """The number of plans."""

@@ -18,6 +18,7 @@ from autocompress.compress.calibrate import calibrate
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
 from autocompress.core.target import LatencyEstimate
+from autocompress.emit.fold import fold_batchnorm
 from autocompress.emit.onnx_export import export_onnx
 from autocompress.emit.settle import settle_biases
 from autocompress.errors import PlanError
@@ -108,7 +109,9 @@ def evaluate(
         settle_biases(compressed.module)
     clock.append(time.perf_counter())
     with context.working():
-        value = evaluate_metric(compressed.module, context.task, context.validation)
+        # Folded it computes what its file does, and in two thirds of the time.
+        folded = fold_batchnorm(compressed.module).module
+        value = evaluate_metric(folded, context.task, context.validation)
         clock.append(time.perf_counter())
         cost = cost_of_model(compressed.module, context)
     metrics = {"accuracy": Metric.exact(value, context.task.metric_unit), **cost.metrics}

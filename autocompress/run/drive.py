@@ -42,6 +42,7 @@ from autocompress.run.trials import Listener, Trials, run_trials
 from autocompress.search.controllers import make_controller
 from autocompress.search.planned import Planner
 from autocompress.search.record import Objective, Record
+from autocompress.search.recovery import rest_kind
 from autocompress.tasks.evaluate import evaluate_metric
 
 LOG = logging.getLogger("autocompress")
@@ -164,7 +165,7 @@ class Driver:
             executor=executor,
             objectives=self.objectives,
             dense=dense,
-            smaller_input=lambda record: self.space.decode(record.vector).student.resolution < 1.0,
+            kind=lambda record: rest_kind(self.space.changed(record.vector)),
             baseline=baseline,
             steps=steps,
             least_steps=min(steps, LEAST_FINAL_STEPS),

@@ -25,7 +25,7 @@ class Finals:
     Attributes:
         executor: Does the work.
         dense: Metrics of the dense model on the validation split.
-        smaller_input: Whether a trial's inputs are made smaller.
+        kind: What a trial's plan changes that decides how much training brings back, see `rest_kind`.
         baseline: The dense artifact.
         steps: Optimiser steps of the final training of a point with a typical loss, see `training_share`.
         least_steps: No final training is shorter.
@@ -36,7 +36,7 @@ class Finals:
     executor: Executor
     objectives: tuple[Objective, ...]
     dense: Mapping[str, Metric]
-    smaller_input: Callable[[Record], bool]
+    kind: Callable[[Record], str]
     baseline: Point
     steps: int
     least_steps: int
@@ -125,7 +125,7 @@ class _Making:
             return None
         ended = {record.number for record in known}
         running = [record for record in self._chosen if record.number not in ended]
-        return next_point(self._left, finals.objectives, finals.dense, made, running, finals.smaller_input)
+        return next_point(self._left, finals.objectives, finals.dense, made, running, finals.kind)
 
     def _steps(self, share: float) -> int:
         """A share of what each of the points to come would get, so that all together take no longer than was asked."""

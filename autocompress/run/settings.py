@@ -49,7 +49,7 @@ class SearchConfig:
     seed: int = 0
     precision: str | None = None
     short_steps: int | None = None
-    final_epochs: float = 2.25
+    final_epochs: float = 2.0
     final_points: int = 6
     calibration_samples: int = 512
     validation_samples: int | None = None

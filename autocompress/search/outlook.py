@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from autocompress.core.space import Space
 from autocompress.search.covering import Place, Scale, covering
 from autocompress.search.parts import Part, places_of, vector_of
-from autocompress.search.recovery import Recovery, Trained, expected_rest, recovery_of
+from autocompress.search.recovery import Recovery, Trained, expected_rest, recovery_of, rest_kind
 
 # A plan that loses more than this share of the accuracy in a trial covers nothing: of what ResNet-20 on CIFAR-10 loses
 # there a quarter is left after its final training, and a fortieth of the accuracy is the most that counts then.
@@ -94,9 +94,9 @@ class Outlook:
         return {cost: _LEAP * min(place.ratios.get(cost, 1.0) for place in good) for cost in self._scale.costs if good}
 
     def _place(self, lost: float, part: Part) -> Place:
-        """Where a part stands; what stays lost at a smaller input counts as if more had been lost at the full one."""
-        smaller = not self._sizes.isdisjoint(part.chosen)
-        return Place(lost * expected_rest(smaller) / expected_rest(False), part.ratios)
+        """Where a part stands; where more or less stays lost than of other plans, more or less counts as lost."""
+        kind = rest_kind({self._space.decisions[place].kind for place in part.chosen})
+        return Place(lost * expected_rest(kind) / expected_rest(""), part.ratios)
 
     def _known(self, part: Part) -> tuple[float, float]:
         return part.loss / self._chance, part.ratios.get("params", 1.0)

@@ -38,12 +38,12 @@ def next_point(
     dense: Mapping[str, Metric],
     made: Sequence[Made],
     chosen: Sequence[Record] = (),
-    smaller_input: Callable[[Record], bool] = lambda record: False,
+    kind: Callable[[Record], str] = lambda record: "",
 ) -> Record | None:
     """The candidate that adds most hypervolume beside the dense model, or None if none adds any.
 
     Candidates count by what they are expected to reach: of the accuracy they lost in short training, the share that
-    the points made so far at inputs like theirs still lost after theirs, all together. Accuracy counts up to a loss of
+    the points of their kind made so far still lost after theirs, all together. Accuracy counts up to a loss of
     a fortieth, or to twice what the best candidate loses if that is more. Work, in MACs, counts beside the objectives:
     where a small model's latency is mostly constant, less of it is still worth having.
 
@@ -53,7 +53,7 @@ def next_point(
         dense: Metrics of the dense model.
         made: The points that are ready.
         chosen: Trials that are being trained to the end; they too count by what they are expected to reach.
-        smaller_input: Whether a trial's inputs are made smaller; of those, training brings less back.
+        kind: What a trial's plan changes that decides how much training brings back, see `rest_kind`.
     """
     costs = [objective for objective in objectives if objective.name != "accuracy"]
     if "macs" in dense and all(cost.name != "macs" for cost in costs):
@@ -61,9 +61,9 @@ def next_point(
     accuracy = accuracy_of(objectives)
 
     def expected(record: Record) -> Place:
-        smaller = smaller_input(record)
-        alike = [point for point in made if smaller_input(point.record) == smaller]
-        rest = 1.0 if accuracy is None else _rest(accuracy, dense, alike, expected_rest(smaller))
+        own = kind(record)
+        alike = [point for point in made if kind(point.record) == own]
+        rest = 1.0 if accuracy is None else _rest(accuracy, dense, alike, expected_rest(own))
         return _place(record.metrics, dense, accuracy, costs, rest)
 
     ready = [_place(metrics, dense, accuracy, costs) for metrics in (dense, *(point.metrics for point in made))]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from autocompress.core.decision import Decision
+from autocompress.core.plan import Prune
 from autocompress.core.space import Space
 from autocompress.search.outlook import WORST_LOST, Outlook, Tried
 from autocompress.search.parts import Part
@@ -10,9 +11,9 @@ from autocompress.search.parts import Part
 PLACES = 40
 SIZE = PLACES
 SPACE = Space(
-    "drops and a size",
+    "cuts and a size",
     (
-        *(Decision("drop", f"block{place}", (False, True)) for place in range(PLACES)),
+        *(Decision("prune", f"group{place}", (None, Prune(0.5))) for place in range(PLACES)),
         Decision("resolution", "", (1.0, 0.5)),
     ),
 )

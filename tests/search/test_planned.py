@@ -18,7 +18,7 @@ from autocompress.search.outlook import WORST_LOST
 from autocompress.search.parts import Prices, Table, base_of, based, places_of, vector_of
 from autocompress.search.planned import Planner, _ratio_at, _structure_groups
 from autocompress.search.record import Objective, Record
-from autocompress.search.recovery import recovery_of
+from autocompress.search.recovery import expected_rest, recovery_of, rest_kind
 from autocompress.targets.profile import load_target
 from tests.nets import make_task
 
@@ -99,7 +99,9 @@ def test_no_plan_loses_more_than_can_be_brought_back(context: Context, effects: 
     law, dense = recovery_of([]), options.dense
     lost = [
         law.lost((effect.loss - dense.loss) / options.chance, effect.costs["params"] / dense.costs["params"])
-        for effect in effects.of(planned)
+        * expected_rest(rest_kind(effects.space.changed(vector)))
+        / expected_rest("")
+        for vector, effect in zip(planned, effects.of(planned), strict=True)
         if effect is not None
     ]
     assert len(lost) == len(planned) >= COUNT

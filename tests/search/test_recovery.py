@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.search.recovery import Recovery, Trained, recovery_of
+from autocompress.search.recovery import Recovery, Trained, expected_rest, recovery_of, rest_kind
 
 LAW = Recovery(0.05, 0.4, 0.6)
 PLANS = [(loss, params) for loss in (0.001, 0.01, 0.1, 0.5) for params in (1.0, 0.3, 0.05)]
@@ -44,3 +44,11 @@ def test_a_few_trials_move_the_law_towards_what_they_lost() -> None:
 def test_whatever_was_tried_more_loss_and_fewer_weights_are_never_better(tried: list[Trained]) -> None:
     law = recovery_of(tried)
     assert 0.0 < law.lost(0.01, 1.0) <= law.lost(0.1, 1.0) <= law.lost(0.1, 0.1) <= 1.0
+
+
+def test_what_was_changed_tells_what_training_leaves() -> None:
+    smaller, dropped, cut = (
+        expected_rest(rest_kind(kinds)) for kinds in ({"drop", "resolution"}, {"drop", "prune"}, {"prune", "quantize"})
+    )
+    assert dropped < cut < smaller
+    assert rest_kind(set()) == ""

@@ -134,13 +134,20 @@ def test_losses_within_the_noise_teach_little(finished: float) -> None:
 def test_only_points_with_inputs_of_their_size_teach_what_comes_back() -> None:
     made = [Made(record(9, 96, 800), metrics(96, 800))] * 3
     assert next_point([SMALL, MILD], ACCURACY, DENSE, made) is MILD
-    assert next_point([SMALL, MILD], ACCURACY, DENSE, made, smaller_input=lambda record: record.number == 9) is SMALL
+    apart = next_point([SMALL, MILD], ACCURACY, DENSE, made, kind=lambda record: "resolution" * (record.number == 9))
+    assert apart is SMALL
 
 
 def test_less_is_expected_back_of_smaller_inputs() -> None:
     worse = record(3, 96.5, 20)
     assert next_point([worse, MILD], ACCURACY, DENSE, []) is worse
-    assert next_point([worse, MILD], ACCURACY, DENSE, [], smaller_input=lambda record: record is worse) is MILD
+    assert next_point([worse, MILD], ACCURACY, DENSE, [], kind=lambda record: "resolution" * (record is worse)) is MILD
+
+
+def test_more_is_expected_back_of_dropped_blocks() -> None:
+    worse = record(3, 93, 20)
+    assert next_point([worse, MILD], ACCURACY, DENSE, []) is MILD
+    assert next_point([worse, MILD], ACCURACY, DENSE, [], kind=lambda record: "drop" * (record is worse)) is worse
 
 
 def test_one_objective_is_enough() -> None:
