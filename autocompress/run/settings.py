@@ -49,8 +49,8 @@ class SearchConfig:
     seed: int = 0
     precision: str | None = None
     short_steps: int | None = None
-    final_epochs: float = 2.0
-    final_points: int = 6
+    final_epochs: float = 1.75
+    final_points: int = 7
     calibration_samples: int = 512
     validation_samples: int | None = None
     device: str = "auto"
