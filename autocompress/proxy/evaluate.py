@@ -109,7 +109,7 @@ def evaluate(
         settle_biases(compressed.module)
     clock.append(time.perf_counter())
     with context.working():
-        # Folded it computes what its file does, and in two thirds of the time.
+        # Folded it computes what its file does.
         folded = fold_batchnorm(compressed.module).module
         value = evaluate_metric(folded, context.task, context.validation)
         clock.append(time.perf_counter())
