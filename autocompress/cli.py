@@ -65,7 +65,7 @@ def search(
     seed: Annotated[int, typer.Option(help="The same seed gives the same plans.")] = 0,
     precision: Annotated[str | None, typer.Option(help="What unquantized layers run in.")] = None,
     short_steps: Annotated[int | None, typer.Option(help="Optimiser steps of a trial; by the data by default.")] = None,
-    final_epochs: Annotated[float, typer.Option(help="Epochs of training for each point of the front.")] = 1.75,
+    final_epochs: Annotated[float, typer.Option(help="Epochs of training for each point of the front.")] = 1.25,
     final_points: Annotated[int, typer.Option(help="Points of the front to train and export.")] = 7,
     calibration_samples: Annotated[int, typer.Option(help="Samples for statistics and ranges.")] = 512,
     validation_samples: Annotated[

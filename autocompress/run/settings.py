@@ -49,7 +49,7 @@ class SearchConfig:
     seed: int = 0
     precision: str | None = None
     short_steps: int | None = None
-    final_epochs: float = 1.75
+    final_epochs: float = 1.25
     final_points: int = 7
     calibration_samples: int = 512
     validation_samples: int | None = None

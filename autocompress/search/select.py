@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,10 +17,10 @@ _WORST_LOST = 0.025
 _BLUR = 0.003
 # What is expected of final training counts as much as points that lost this share together.
 _EXPECTED_LOST = 0.02
-# The final training of a point that lost this share in a short one has the length that was asked for; of others it
-# goes by this power of what they lost, within limits.
-_TYPICAL_LOSS, _LONGER = 0.03, 0.7
-_TRAINING = (0.3, 2.0)
+# The final training of a point that lost this share in a short one has the length that was asked for; that of others
+# goes by what they lost, within limits.
+_TYPICAL_LOSS = 0.03
+_TRAINING = (0.2, 2.0)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def training_share(record: Record, objectives: Sequence[Objective], dense: Mappi
         return 1.0
     least, most = _TRAINING
     lost = max(0.0, lost_share(accuracy, record.metrics, dense))
-    return min(most, max(least, math.pow(lost / _TYPICAL_LOSS, _LONGER)))
+    return min(most, max(least, lost / _TYPICAL_LOSS))
 
 
 def _rest(accuracy: Objective, dense: Mapping[str, Metric], made: Sequence[Made], expected: float) -> float:

@@ -99,8 +99,7 @@ def test_no_plan_loses_more_than_can_be_brought_back(context: Context, effects: 
     law, dense = recovery_of([]), options.dense
     lost = [
         law.lost((effect.loss - dense.loss) / options.chance, effect.costs["params"] / dense.costs["params"])
-        * expected_rest(rest_kind(effects.space.changed(vector)))
-        / expected_rest("")
+        * max(1.0, expected_rest(rest_kind(effects.space.changed(vector))) / expected_rest(""))
         for vector, effect in zip(planned, effects.of(planned), strict=True)
         if effect is not None
     ]
