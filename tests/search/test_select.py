@@ -145,7 +145,7 @@ def test_less_is_expected_back_of_smaller_inputs() -> None:
 
 
 def test_more_is_expected_back_of_dropped_blocks() -> None:
-    worse = record(3, 93, 20)
+    worse = record(3, 94, 20)
     assert next_point([worse, MILD], ACCURACY, DENSE, []) is MILD
     assert next_point([worse, MILD], ACCURACY, DENSE, [], kind=lambda record: "drop" * (record is worse)) is worse
 
