@@ -21,7 +21,7 @@ TIMEOUT_S = {"onnxruntime": 300.0, "openvino": 300.0, "tensorrt": 3600.0}
 
 @dataclass(frozen=True)
 class Timed:
-    """Milliseconds of one run of a network: median and 90 % quantile of `n` samples, `disturbed` of them not alone."""
+    """Milliseconds of one run of a network: median of `n` samples, 90 % quantile with the `disturbed` ones."""
 
     p50_ms: float
     p90_ms: float

@@ -43,7 +43,7 @@ class MeasuredKernel:
         p50_ms: The median.
         p90_ms: The median times 90 % quantile / median of the network that it was timed in.
         n: Samples of that network.
-        disturbed: How many of them were taken while something else ran, for want of better ones.
+        disturbed: How many others were taken while something else ran.
         slowed: How much slower than at its best the machine was meanwhile, by a network that is timed beside all.
     """
 

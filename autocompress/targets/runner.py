@@ -30,12 +30,12 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-# A sample counts only if the process had the core for itself for this share of the time.
-LARGEST_GAP = 0.15
-SHORTEST_SAMPLE_S = 1e-3
+# A sample that takes so many times as long as the fastest one was disturbed.
+DISTURBED = 1.1
+SHORTEST_SAMPLE_S = 2e-4
 WARM_UP_S = 0.02
 # Disturbed samples are taken again until there are this many times as many as wanted.
-MOST_SAMPLES = 3
+MOST_SAMPLES = 4
 ENGINE_ROUNDS = 3
 ENGINE_TIMEOUT_S = 900
 TRTEXEC = ("trtexec", "/usr/src/tensorrt/bin/trtexec")
@@ -132,7 +132,7 @@ def onnxruntime_here(threads: int) -> tuple[Callable[..., dict[str, Any]], str]:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4
 
-    def opened(model: bytes, feeds: list[Any]) -> Callable[[], tuple[float, float]]:
+    def opened(model: bytes, feeds: list[Any]) -> Callable[[], float]:
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         inputs = {name: values(numpy, *what) for name, *what in feeds}
         return sampler(lambda: session.run(None, inputs))
@@ -142,7 +142,7 @@ def onnxruntime_here(threads: int) -> tuple[Callable[..., dict[str, Any]], str]:
             samplers = [opened(*model) for model in models]
         except errors as error:
             raise RuntimeError(first_line(error)) from error
-        return summary(rounds(samplers, job["repeats"], check=threads == 1))
+        return summary(rounds(samplers, job["repeats"]))
 
     return measure, ort.__version__
 
@@ -162,7 +162,7 @@ def openvino_here(threads: int) -> tuple[Callable[..., dict[str, Any]], str]:
     }
     source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "model.onnx")
 
-    def opened(model: bytes, feeds: list[Any]) -> Callable[[], tuple[float, float]]:
+    def opened(model: bytes, feeds: list[Any]) -> Callable[[], float]:
         with open(source, "wb") as file:
             file.write(model)
         request = core.compile_model(core.read_model(source), "CPU", settings).create_infer_request()
@@ -172,7 +172,7 @@ def openvino_here(threads: int) -> tuple[Callable[..., dict[str, Any]], str]:
 
     def measure(models: list[tuple[bytes, list[Any]]], job: dict[str, Any]) -> dict[str, Any]:
         samplers = [opened(*model) for model in models]
-        return summary(rounds(samplers, job["repeats"], check=threads == 1))
+        return summary(rounds(samplers, job["repeats"]))
 
     return measure, openvino.get_version().split("-")[0]
 
@@ -185,50 +185,47 @@ def values(numpy: Any, shape: list[int], element: str, below: int) -> Any:
     return generator.randint(0, below, shape).astype(element)
 
 
-def sampler(run: Callable[[], object]) -> Callable[[], tuple[float, float]]:
-    """Runs a model until it is warm; what comes back takes one sample: (disturbed share, ms of one run)."""
+def sampler(run: Callable[[], object]) -> Callable[[], float]:
+    """Runs a model until it is warm; what comes back takes one sample: the milliseconds of one run."""
     start, runs = time.perf_counter(), 0
     while runs < 3 or time.perf_counter() - start < WARM_UP_S:
         run()
         runs += 1
     count = max(1, round(SHORTEST_SAMPLE_S * runs / (time.perf_counter() - start)))
 
-    def sample() -> tuple[float, float]:
-        wall, own = time.perf_counter(), time.process_time()
+    def sample() -> float:
+        begin = time.perf_counter()
         for _ in range(count):
             run()
-        wall, own = time.perf_counter() - wall, time.process_time() - own
-        return abs(wall - own) / wall, wall * 1e3 / count
+        return (time.perf_counter() - begin) * 1e3 / count
 
     return sample
 
 
-def rounds(
-    samplers: list[Callable[[], tuple[float, float]]], repeats: int, check: bool
-) -> list[list[tuple[float, float]]]:
-    """One sample of each in turn, until each has `repeats` undisturbed ones or enough were tried; the best are kept."""
-    taken: list[list[tuple[float, float]]] = [[] for _ in samplers]
+def rounds(samplers: list[Callable[[], float]], repeats: int) -> list[list[float]]:
+    """One sample of each in turn, until each has `repeats` undisturbed ones or enough were tried."""
+    taken: list[list[float]] = [[] for _ in samplers]
     for number in range(MOST_SAMPLES * repeats):
         for at, sample in enumerate(samplers):
             taken[at].append(sample())
-        if number + 1 >= repeats and (not check or min(map(undisturbed, taken)) >= repeats):
+        if number + 1 >= repeats and all(len(undisturbed(one)) >= repeats for one in taken):
             break
-    return [sorted(samples)[: max(repeats, undisturbed(samples))] if check else samples for samples in taken]
+    return taken
 
 
-def undisturbed(samples: list[tuple[float, float]]) -> int:
-    """How many samples were taken while nothing else ran."""
-    return sum(gap <= LARGEST_GAP for gap, _ in samples)
+def undisturbed(samples_ms: list[float]) -> list[float]:
+    """The samples that were taken while nothing else ran, which only ever slows one down."""
+    return sorted(ms for ms in samples_ms if ms <= DISTURBED * min(samples_ms))
 
 
-def summary(taken: list[list[tuple[float, float]]]) -> dict[str, Any]:
-    """The median and 90 % quantile of each model's samples, how many there are and how many of them are disturbed."""
-    times = [sorted(ms for _, ms in samples) for samples in taken]
+def summary(taken: list[list[float]]) -> dict[str, Any]:
+    """For each model the median of its undisturbed samples, the 90 % quantile of all, and the number of each."""
+    best = [undisturbed(one) for one in taken]
     return {
-        "p50_ms": [one[len(one) // 2] for one in times],
-        "p90_ms": [one[min(len(one) - 1, len(one) * 9 // 10)] for one in times],
-        "n": [len(one) for one in times],
-        "disturbed": [len(samples) - undisturbed(samples) for samples in taken],
+        "p50_ms": [one[len(one) // 2] for one in best],
+        "p90_ms": [sorted(one)[min(len(one) - 1, len(one) * 9 // 10)] for one in taken],
+        "n": [len(one) for one in best],
+        "disturbed": [len(taken[at]) - len(one) for at, one in enumerate(best)],
     }
 
 
@@ -251,7 +248,7 @@ def tensorrt_here(threads: int) -> tuple[Callable[..., dict[str, Any]], str]:
                 program, ["--onnx=" + source, "--saveEngine=" + engine, "--iterations=1", "--duration=0", *precision]
             )
             engines.append(engine)
-        taken: list[list[tuple[float, float]]] = [[] for _ in engines]
+        taken: list[list[float]] = [[] for _ in engines]
         for _ in range(ENGINE_ROUNDS):
             for at, engine in enumerate(engines):
                 taken[at] += engine_times(program, folder, engine, -(-job["repeats"] // ENGINE_ROUNDS))
@@ -260,8 +257,8 @@ def tensorrt_here(threads: int) -> tuple[Callable[..., dict[str, Any]], str]:
     return measure, found.group(1) if found else "unknown"
 
 
-def engine_times(program: str, folder: str, engine: str, count: int) -> list[tuple[float, float]]:
-    """`count` runs of an engine after a warm-up: (0, milliseconds on the GPU)."""
+def engine_times(program: str, folder: str, engine: str, count: int) -> list[float]:
+    """Milliseconds on the GPU of `count` runs of an engine after a warm-up."""
     path = os.path.join(folder, "times.json")
     trtexec(
         program,
@@ -269,7 +266,7 @@ def engine_times(program: str, folder: str, engine: str, count: int) -> list[tup
     )
     with open(path, encoding="utf-8") as file:
         entries = json.load(file)
-    return [(0.0, float(entry["computeMs"])) for entry in entries][-count:]
+    return [float(entry["computeMs"]) for entry in entries][-count:]
 
 
 def trtexec(program: str, arguments: list[str]) -> str:
