@@ -20,7 +20,7 @@ from autocompress.errors import InputError
 from autocompress.targets import quiet
 from autocompress.targets.fit import TERM_NAMES, Array, design, left_out, ranges_of, solve, spread_of
 from autocompress.targets.law import FAMILIES, TERMS, Law, Tiling
-from autocompress.targets.measure import time_sessions
+from autocompress.targets.measure import time_sessions, undisturbed
 from autocompress.targets.parse import Node, law_from_node, law_to_dict
 from autocompress.targets.probes import build, probes
 from autocompress.targets.session import open_session
@@ -100,7 +100,7 @@ def measure_laws() -> dict[str, Law]:
         with quiet.measuring():
             samples = time_sessions(sessions, [one.feeds for one in built], REPEATS)
         laws[dtype] = fit_law(
-            [one.kernels for one in built], np.array([float(np.median(times)) for times in samples]), dtype
+            [one.kernels for one in built], np.array([float(np.median(undisturbed(times))) for times in samples]), dtype
         )
     return laws
 

@@ -66,15 +66,22 @@ def measure_together(
         if value < 1:
             raise InputError(f"{name} is {value}; allowed: 1 or more")
     sessions = [open_session(model, threads) for model in models]
+    return [_summary(samples) for samples in time_sessions(sessions, feeds, repeats)]
+
+
+def time_sessions(
+    sessions: Sequence[onnxruntime.InferenceSession], feeds: Sequence[Feeds], repeats: int
+) -> list[list[float]]:
+    """Milliseconds of single runs of each session in interleaved rounds, until enough were undisturbed or many taken."""
     inner = [_warm_up(session, one) for session, one in zip(sessions, feeds, strict=True)]
     taken: list[list[float]] = [[] for _ in sessions]
     for number in range(MOST_ROUNDS):
         for session, one, count, samples in zip(sessions, feeds, inner, taken, strict=True):
-            if number < ROUNDS or len(_undisturbed(samples)) < repeats:
+            if number < ROUNDS or len(undisturbed(samples)) < repeats:
                 samples += [_sample(session, one, count) for _ in range(-(-repeats // ROUNDS))]
-        if number + 1 >= ROUNDS and all(len(_undisturbed(samples)) >= repeats for samples in taken):
+        if number + 1 >= ROUNDS and all(len(undisturbed(samples)) >= repeats for samples in taken):
             break
-    return [_summary(samples) for samples in taken]
+    return taken
 
 
 def undisturbed_ms(sessions: Sequence[onnxruntime.InferenceSession], passes: int) -> list[float]:
@@ -93,7 +100,7 @@ def undisturbed_ms(sessions: Sequence[onnxruntime.InferenceSession], passes: int
             start, before = time.perf_counter(), len(samples)
             while len(samples) < before + PASS_SAMPLES or time.perf_counter() - start < PASS_S:
                 samples.append(_sample(session, one, count))
-    return [_median(_undisturbed(samples)) for samples in taken]
+    return [_median(undisturbed(samples)) for samples in taken]
 
 
 def feeds_of(session: onnxruntime.InferenceSession) -> Feeds:
@@ -105,7 +112,8 @@ def feeds_of(session: onnxruntime.InferenceSession) -> Feeds:
     return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def _undisturbed(samples_ms: Sequence[float]) -> list[float]:
+def undisturbed(samples_ms: Sequence[float]) -> list[float]:
+    """The samples that were taken while nothing else ran."""
     fastest = min(samples_ms, default=math.inf)
     return [ms for ms in samples_ms if ms <= DISTURBED * fastest]
 
@@ -134,6 +142,6 @@ def _warm_up(session: onnxruntime.InferenceSession, feeds: Feeds) -> int:
 
 
 def _summary(samples_ms: Sequence[float]) -> MeasuredLatency:
-    own = _undisturbed(samples_ms)
+    own = undisturbed(samples_ms)
     p10, p90 = (float(value) for value in np.quantile(samples_ms, [0.1, 0.9]))
     return MeasuredLatency(_median(own), p10, p90, len(own), onnxruntime.__version__)
