@@ -72,7 +72,7 @@ def measure_together(
 def time_sessions(
     sessions: Sequence[onnxruntime.InferenceSession], feeds: Sequence[Feeds], repeats: int
 ) -> list[list[float]]:
-    """Milliseconds of single runs of each session in interleaved rounds, until enough were undisturbed or many taken."""
+    """Milliseconds of single runs of each, in interleaved rounds until enough were undisturbed, or many were taken."""
     inner = [_warm_up(session, one) for session, one in zip(sessions, feeds, strict=True)]
     taken: list[list[float]] = [[] for _ in sessions]
     for number in range(MOST_ROUNDS):
