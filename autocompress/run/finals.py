@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from autocompress.core.metric import Metric
 from autocompress.core.pareto import non_dominated
@@ -45,6 +46,43 @@ class Finals:
     artifacts: Path
     checkpoints: Path
     listener: Listener
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What the final trainings may take together.
+
+    Attributes:
+        minutes: 0 for any time.
+        points: How many are trained.
+        workers: How many of them at a time.
+    """
+
+    minutes: float
+    points: int
+    workers: int
+
+    def steps(self, asked: int, least: int, step_seconds: float | None) -> int:
+        """Of the steps asked for each point as many as there is time for, but `least` where so many were asked for.
+
+        Args:
+            asked: Of each point.
+            least: For each point, whatever time that takes.
+            step_seconds: Of a training step of the dense model; None where that is not known.
+        """
+        if self.minutes <= 0 or not step_seconds:
+            return asked
+        in_time = self.minutes * 60.0 * self.workers / (self.points * step_seconds)
+        return min(asked, max(least, round(in_time)))
+
+
+def step_seconds(records: Sequence[Record], short_steps: int) -> float | None:
+    """How long a training step of the dense model takes beside other workers, as the trials of a run tell.
+
+    Trials of less work in a step have more steps in the same time. A run that is resumed finds the same in its trials.
+    """
+    times = [record.seconds["train"] for record in records if record.seconds.get("train", 0.0) > 0.0]
+    return median(times) / short_steps if times and short_steps else None
 
 
 def make_points(finals: Finals, records: Sequence[Record]) -> list[Point]:
