@@ -22,7 +22,7 @@ from autocompress.proxy.context import Context
 from autocompress.proxy.timing import reference_latency_ms
 from autocompress.run.effects import effects_by
 from autocompress.run.executors import Executor, InProcess, Workers, workers_of
-from autocompress.run.finals import Finals, Limit, make_points, step_seconds
+from autocompress.run.finals import Finals, make_points, step_seconds, steps_in_time
 from autocompress.run.finish import Point, emit_point, final_front, timed_together, write_front
 from autocompress.run.folder import (
     ARTIFACTS,
@@ -161,8 +161,9 @@ class Driver:
         artifacts = self.folder / ARTIFACTS
         self.listener.say("exporting the dense model")
         asked = self.final_steps(self.settings.final_epochs if ended else 0.0)
-        limit = Limit(self.settings.final_minutes, self.settings.final_points, executor.workers)
-        steps = limit.steps(asked, LEAST_FINAL_STEPS, step_seconds(records, self.context.effort.short_steps))
+        each_s = self.settings.final_minutes * 60.0 * executor.workers / self.settings.final_points
+        per_step_s = step_seconds(records, self.context.effort.short_steps)
+        steps = steps_in_time(asked, LEAST_FINAL_STEPS, each_s, per_step_s)
         baseline = emit_point(Plan(), 0, DENSE, self.context, artifacts / DENSE, steps=0, start=None, dense=None)
         finals = Finals(
             executor=executor,

@@ -48,32 +48,18 @@ class Finals:
     listener: Listener
 
 
-@dataclass(frozen=True)
-class Limit:
-    """What the final trainings may take together.
+def steps_in_time(asked: int, least: int, seconds: float, per_step: float | None) -> int:
+    """Of the steps asked for a point as many as there is time for, but `least` where so many were asked for.
 
-    Attributes:
-        minutes: 0 for any time.
-        points: How many are trained.
-        workers: How many of them at a time.
+    Args:
+        asked: Of each point.
+        least: Whatever time that takes.
+        seconds: For each point; 0 for any time.
+        per_step: Seconds of a training step of the dense model; None where that is not known.
     """
-
-    minutes: float
-    points: int
-    workers: int
-
-    def steps(self, asked: int, least: int, step_seconds: float | None) -> int:
-        """Of the steps asked for each point as many as there is time for, but `least` where so many were asked for.
-
-        Args:
-            asked: Of each point.
-            least: For each point, whatever time that takes.
-            step_seconds: Of a training step of the dense model; None where that is not known.
-        """
-        if self.minutes <= 0 or not step_seconds:
-            return asked
-        in_time = self.minutes * 60.0 * self.workers / (self.points * step_seconds)
-        return min(asked, max(least, round(in_time)))
+    if seconds <= 0 or not per_step:
+        return asked
+    return min(asked, max(least, round(seconds / per_step)))
 
 
 def step_seconds(records: Sequence[Record], short_steps: int) -> float | None:

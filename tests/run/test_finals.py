@@ -10,7 +10,7 @@ import pytest
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
 from autocompress.run.executors import Done, Shown
-from autocompress.run.finals import Finals, Limit, make_points, step_seconds
+from autocompress.run.finals import Finals, make_points, step_seconds, steps_in_time
 from autocompress.run.finish import Point
 from autocompress.run.jobs import PointJob
 from autocompress.run.progress import Silent
@@ -117,14 +117,12 @@ def test_all_points_together_are_trained_no_longer_than_was_asked_for() -> None:
 
 
 def test_final_trainings_are_as_long_as_there_is_time_for() -> None:
-    limit = Limit(minutes=10.0, points=4, workers=2)
-    # 1,200 seconds of two workers for four points.
-    assert limit.steps(asked=1_000, least=120, step_seconds=0.5) == 600
-    assert limit.steps(asked=500, least=120, step_seconds=0.5) == 500
-    assert limit.steps(asked=1_000, least=120, step_seconds=10.0) == 120
-    assert limit.steps(asked=50, least=120, step_seconds=10.0) == 50
-    assert limit.steps(asked=1_000, least=120, step_seconds=None) == 1_000
-    assert replace(limit, minutes=0.0).steps(asked=1_000, least=120, step_seconds=10.0) == 1_000
+    assert steps_in_time(asked=1_000, least=120, seconds=300.0, per_step=0.5) == 600
+    assert steps_in_time(asked=500, least=120, seconds=300.0, per_step=0.5) == 500
+    assert steps_in_time(asked=1_000, least=120, seconds=300.0, per_step=10.0) == 120
+    assert steps_in_time(asked=50, least=120, seconds=300.0, per_step=10.0) == 50
+    assert steps_in_time(asked=1_000, least=120, seconds=300.0, per_step=None) == 1_000
+    assert steps_in_time(asked=1_000, least=120, seconds=0.0, per_step=10.0) == 1_000
 
 
 def test_trials_tell_how_long_a_step_takes() -> None:

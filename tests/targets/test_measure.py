@@ -11,9 +11,17 @@ from autocompress.core.kernel import Kernel
 from autocompress.errors import InputError
 from autocompress.targets import calibrate
 from autocompress.targets.law import Law
-from autocompress.targets.measure import measure_onnx, measure_together, undisturbed
+from autocompress.targets.measure import (
+    MOST_ROUNDS,
+    ROUNDS,
+    measure_onnx,
+    measure_together,
+    time_sessions,
+    undisturbed,
+)
 from autocompress.targets.probes import Probe, build, probes
 from autocompress.targets.profile import load_target
+from autocompress.targets.session import open_session
 
 
 def test_measures_models_alone_and_together(tmp_path: Path) -> None:
@@ -26,6 +34,12 @@ def test_measures_models_alone_and_together(tmp_path: Path) -> None:
     path.write_bytes(large.model)
     first, second = measure_together([path, small.model], [large.feeds, small.feeds], repeats=10)
     assert first.p50_ms > second.p50_ms
+
+
+def test_samples_are_taken_until_enough_were_undisturbed() -> None:
+    built = build(Probe("conv", 16, 8, 3))
+    (samples,) = time_sessions([open_session(built.model)], [built.feeds], repeats=10)
+    assert len(undisturbed(samples)) >= 10 or len(samples) == MOST_ROUNDS * 10 // ROUNDS
 
 
 def test_disturbed_samples_do_not_count() -> None:
