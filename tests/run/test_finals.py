@@ -55,7 +55,7 @@ class InOrder:
         key, job = self._running.pop(self._first([job for _, job in self._running]))
         record = job.record
         accuracy = 50.0 + record.metrics["accuracy"].value / 2
-        made = metrics(accuracy, record.metrics["size_bytes"].value)
+        made = {**record.metrics, **metrics(accuracy, record.metrics["size_bytes"].value)}
         name = f"t{record.number}"
         return Done(key, Point(name, record.number, "", "full", Plan(), made, accuracy, (), {}, {}, None, None, ()))
 
@@ -70,8 +70,8 @@ def started(first: Callable[[list[PointJob]], int]) -> list[tuple[int, int]]:
     return executor.started
 
 
-def finals_of(executor: InOrder) -> Finals:
-    dense = metrics(100.0, 1000.0)
+def finals_of(executor: InOrder, **costs: float) -> Finals:
+    dense = {**metrics(100.0, 1000.0), **{name: Metric.exact(value, name) for name, value in costs.items()}}
     baseline = Point("dense", 0, "", "full", Plan(), dense, 100.0, (), {}, {}, None, None, ())
     return Finals(executor, OBJECTIVES, dense, lambda record: False, baseline, 100, 1, 5, 2, Path(), Path(), Silent())
 
@@ -97,6 +97,17 @@ def test_no_worker_waits_for_a_long_point() -> None:
     chosen = started(shortest)
     # Only the last of all points runs alone.
     assert waited == [2] * (len(chosen) - 1) + [1]
+
+
+def test_a_trial_that_others_beat_in_every_objective_is_chosen_for_less_work() -> None:
+    beaten = replace(RECORDS[6], number=8, metrics=metrics(RECORDS[6].metrics["accuracy"].value, 310))
+    work = {record.number: 1e6 for record in RECORDS} | {8: 1e5}
+    records = [
+        replace(one, metrics={**one.metrics, "macs": Metric.exact(work[one.number], "MACs")})
+        for one in (*RECORDS, beaten)
+    ]
+    points = make_points(finals_of(InOrder(lambda jobs: 0), macs=1e6), records)
+    assert 8 in {point.trial for point in points}
 
 
 def test_trials_that_break_a_constraint_do_not_stand_in_the_way_of_those_that_meet_it() -> None:
