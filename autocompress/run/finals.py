@@ -16,7 +16,7 @@ from autocompress.run.finish import Point
 from autocompress.run.jobs import PointJob
 from autocompress.run.trials import Listener
 from autocompress.run.weights import checkpoint_path
-from autocompress.search.record import Objective, Record, losses
+from autocompress.search.record import Objective, Record, front_of, losses
 from autocompress.search.select import Made, next_point, training_share
 
 
@@ -75,13 +75,9 @@ def step_seconds(records: Sequence[Record], short_steps: int) -> float | None:
 
 
 def make_points(finals: Finals, records: Sequence[Record]) -> list[Point]:
-    """Trains, exports and verifies the trials that together cover most of a front; Ctrl-C keeps what is ready.
-
-    All are candidates: one that another beats in every objective may still do less work, see `next_point`.
-    """
-    tried = [record for record in records if record.state == "complete" and record.fidelity == "short"]
-    met = [record for record in tried if record.error is None]
-    making = _Making(finals, met or tried)
+    """Trains, exports and verifies the trials that together cover most of the front; Ctrl-C keeps what is ready."""
+    met = [record for record in records if record.state == "complete" and record.error is None]
+    making = _Making(finals, front_of(met or records, finals.objectives, "short"))
     try:
         while making.more():
             making.wait()
