@@ -124,7 +124,14 @@ def fuse(network: Network, fusion: Fusion) -> tuple[Step, ...]:
     # A kernel that takes an addition along runs when the other operand is there; siblings run with the first of them.
     launches.sort(key=lambda launch: min([chains.place[name] for name in launch.writes]))
     counts = _branch_reads(network, launches)
-    return tuple([_step(launch, fusion, count) for launch, count in zip(launches, counts, strict=True)])
+    sources: dict[str, tuple[str, ...]] = dict.fromkeys(network.inputs, ("input",))
+    steps = []
+    for launch, count in zip(launches, counts, strict=True):
+        step = _step(launch, fusion, count, sources)
+        own = (f"{step.kernel.op} {step.kernel.dtype}",) if step.kernel is not None else _sources(launch, sources)
+        sources.update(dict.fromkeys(step.writes, own))
+        steps.append(step)
+    return tuple(steps)
 
 
 def launched(network: Network, fusion: Fusion) -> tuple[Kernel, ...]:
@@ -169,7 +176,7 @@ def _branch_reads(network: Network, launches: Sequence[_Launch]) -> list[int]:
     return counts
 
 
-def _step(launch: _Launch, fusion: Fusion, branch_reads: int) -> Step:
+def _step(launch: _Launch, fusion: Fusion, branch_reads: int, sources: Mapping[str, tuple[str, ...]]) -> Step:
     """The kernel of a launch; siblings are one that writes all their channels."""
     chain, chains = launch.chains[0], launch.chains
     operators = tuple(chain) if len(chains) == 1 else tuple(one for each in chains for one in each)
@@ -196,8 +203,14 @@ def _step(launch: _Launch, fusion: Fusion, branch_reads: int) -> Step:
         aten=head.aten,
         window=head.window,
         branch_reads=branch_reads,
+        sources=_sources(launch, sources),
     )
     return Step(kernel, operators, launch.writes, launch.reads)
+
+
+def _sources(launch: _Launch, sources: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """What wrote what a kernel reads, each once, in order of their names."""
+    return tuple(sorted({source for name in launch.reads for source in sources.get(name, ())}))
 
 
 class _Chains:

@@ -42,6 +42,7 @@ class Kernel:
         aten: The operator it stands for, e.g. `gelu` of an `elementwise`, `batch_norm` of a `norm`.
         window: What one output of a pool looks at, e.g. `(3, 3)`; `stride` holds its steps.
         branch_reads: How many of its inputs lie inside a branch: another path to the output passes them by.
+        sources: What wrote its inputs, each once: op and dtype of a kernel, e.g. `conv2d int8`, or `input`.
     """
 
     op: str
@@ -58,6 +59,7 @@ class Kernel:
     aten: str = ""
     window: tuple[int, ...] = ()
     branch_reads: int = 0
+    sources: tuple[str, ...] = ()
 
     @property
     def in_elements(self) -> int:

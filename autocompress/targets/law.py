@@ -3,6 +3,8 @@
     t(network) = network + sum over kernels of
         (launch + MACs / rate(kind, width) + activation bytes / bandwidth + weight bytes / bandwidth)
 
+Of a device that is at hand, what such a sum leaves is learnt as well (`correction`).
+
 Every coefficient is milliseconds per unit (`TERMS`): per kernel, per million MACs, or per million bytes.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from autocompress.core.kernel import BYTES_PER_ELEMENT, Kernel
 
@@ -121,6 +124,13 @@ class Spread:
         return Spread(round(self.low**factor, 4), round(self.high**factor, 4))
 
 
+class Factor(Protocol):
+    """What times by the terms are multiplied by."""
+
+    def factor(self, kernel: Kernel, dtype: str) -> float:
+        """That of one kernel that computes in `dtype`; positive."""
+
+
 @dataclass(frozen=True)
 class Law:
     """One dtype's coefficients with the ranges and spreads they were fitted with.
@@ -129,17 +139,20 @@ class Law:
         coefficients: Milliseconds per unit of each of `TERMS`.
         ranges: By kind; a kind without a range was never measured and its estimate is analytic.
         spreads: By family (`family_of`), from residuals of rows that were held out.
+        correction: What was learnt beside the terms, or None.
     """
 
     coefficients: Mapping[str, float]
     tiling: Tiling
     ranges: Mapping[str, Range]
     spreads: Mapping[str, Spread]
+    correction: Factor | None = None
 
     def kernel_ms(self, kernel: Kernel, dtype: str) -> float:
         """The time of one kernel that computes in `dtype`; never zero."""
         amounts = terms_of(kernel, dtype, self.tiling)
-        return sum(self.coefficients[term] * amount for term, amount in amounts.items())
+        ms = sum(self.coefficients[term] * amount for term, amount in amounts.items())
+        return ms if self.correction is None else ms * self.correction.factor(kernel, dtype)
 
 
 def kind_of(kernel: Kernel) -> str:
