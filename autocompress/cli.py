@@ -65,7 +65,11 @@ def search(
     seed: Annotated[int, typer.Option(help="The same seed gives the same plans.")] = 0,
     precision: Annotated[str | None, typer.Option(help="What unquantized layers run in.")] = None,
     short_steps: Annotated[int | None, typer.Option(help="Optimiser steps of a trial; by the data by default.")] = None,
-    final_epochs: Annotated[float, typer.Option(help="Epochs of training for each point of the front.")] = 1.25,
+    final_epochs: Annotated[float, typer.Option(help="Epochs of training for each point of the front, at most.")] = 2.0,
+    final_minutes: Annotated[
+        float,
+        typer.Option(help="What these trainings may take together; 0 for any time, and the same numbers anywhere."),
+    ] = 18.0,
     final_points: Annotated[int, typer.Option(help="Points of the front to train and export.")] = 7,
     calibration_samples: Annotated[int, typer.Option(help="Samples for statistics and ranges.")] = 512,
     validation_samples: Annotated[
@@ -93,6 +97,7 @@ def search(
         precision=precision,
         short_steps=short_steps,
         final_epochs=final_epochs,
+        final_minutes=final_minutes,
         final_points=final_points,
         calibration_samples=calibration_samples,
         validation_samples=validation_samples,

@@ -197,6 +197,7 @@ def _driver(wired: Wired, folder: Path, study: str, listener: Listener | None) -
         controller=config.controller,
         seed=config.seed,
         final_epochs=config.final_epochs,
+        final_minutes=config.final_minutes,
         final_points=config.final_points,
         storage=config.storage,
         study=study,

@@ -32,6 +32,7 @@ from tests.run.tiny import RULES, laws_of_another_device, tiny_task
         ({"controller": "bayes"}, "unknown controller 'bayes'; allowed: "),
         ({"short_steps": -1}, "short_steps is -1; allowed: 0 or more"),
         ({"final_epochs": -0.5}, "final_epochs is -0.5"),
+        ({"final_minutes": -1}, "final_minutes is -1"),
         ({"final_points": 0}, "final_points is 0; allowed: 1 or more"),
         ({"calibration_samples": 0}, "calibration_samples is 0"),
         ({"validation_samples": 0}, "validation_samples is 0"),

@@ -128,8 +128,7 @@ def fuse(network: Network, fusion: Fusion) -> tuple[Step, ...]:
     steps = []
     for launch, count in zip(launches, counts, strict=True):
         step = _step(launch, fusion, count, sources)
-        own = (f"{step.kernel.op} {step.kernel.dtype}",) if step.kernel is not None else _sources(launch, sources)
-        sources.update(dict.fromkeys(step.writes, own))
+        sources.update(dict.fromkeys(step.writes, _source(step.kernel) or _sources(launch, sources)))
         steps.append(step)
     return tuple(steps)
 
@@ -206,6 +205,13 @@ def _step(launch: _Launch, fusion: Fusion, branch_reads: int, sources: Mapping[s
         sources=_sources(launch, sources),
     )
     return Step(kernel, operators, launch.writes, launch.reads)
+
+
+def _source(kernel: Kernel | None) -> tuple[str, ...]:
+    """How a kernel is named as a source: what is asked to run in 16 bits may run in 32, so neither is said."""
+    if kernel is None:
+        return ()
+    return (f"{kernel.op} int8" if kernel.dtype == "int8" else kernel.op,)
 
 
 def _sources(launch: _Launch, sources: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -42,7 +42,8 @@ class Kernel:
         aten: The operator it stands for, e.g. `gelu` of an `elementwise`, `batch_norm` of a `norm`.
         window: What one output of a pool looks at, e.g. `(3, 3)`; `stride` holds its steps.
         branch_reads: How many of its inputs lie inside a branch: another path to the output passes them by.
-        sources: What wrote its inputs, each once: op and dtype of a kernel, e.g. `conv2d int8`, or `input`.
+        sources: What wrote its inputs, each once: the op of a kernel, with `int8` if it computes in that, e.g.
+            `conv2d int8`, or `input`.
     """
 
     op: str

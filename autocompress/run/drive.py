@@ -22,7 +22,7 @@ from autocompress.proxy.context import Context
 from autocompress.proxy.timing import reference_latency_ms
 from autocompress.run.effects import effects_by
 from autocompress.run.executors import Executor, InProcess, Workers, workers_of
-from autocompress.run.finals import Finals, make_points
+from autocompress.run.finals import Finals, make_points, step_seconds, steps_in_time
 from autocompress.run.finish import Point, emit_point, final_front, timed_together, write_front
 from autocompress.run.folder import (
     ARTIFACTS,
@@ -67,6 +67,7 @@ class Settings:
     controller: str
     seed: int
     final_epochs: float
+    final_minutes: float
     final_points: int
     storage: str | None
     study: str
@@ -159,7 +160,10 @@ class Driver:
         """The dense artifact and those of the chosen points."""
         artifacts = self.folder / ARTIFACTS
         self.listener.say("exporting the dense model")
-        steps = self.final_steps(self.settings.final_epochs if ended else 0.0)
+        asked = self.final_steps(self.settings.final_epochs if ended else 0.0)
+        each_s = self.settings.final_minutes * 60.0 * executor.workers / self.settings.final_points
+        per_step_s = step_seconds(records, self.context.effort.short_steps)
+        steps = steps_in_time(asked, LEAST_FINAL_STEPS, each_s, per_step_s)
         baseline = emit_point(Plan(), 0, DENSE, self.context, artifacts / DENSE, steps=0, start=None, dense=None)
         finals = Finals(
             executor=executor,
@@ -171,7 +175,7 @@ class Driver:
             least_steps=min(steps, LEAST_FINAL_STEPS),
             points=self.settings.final_points,
             # Where a final training takes seconds, a point that others beat is replaced; where it takes minutes, not.
-            spare=self.settings.final_points if steps <= LEAST_FINAL_STEPS else 0,
+            spare=self.settings.final_points if asked <= LEAST_FINAL_STEPS else 0,
             artifacts=artifacts,
             checkpoints=self.folder / CHECKPOINTS,
             listener=self.listener,

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from autocompress.core.metric import Metric
 from autocompress.core.pareto import non_dominated
@@ -14,7 +15,7 @@ from autocompress.run.finish import Point
 from autocompress.run.jobs import PointJob
 from autocompress.run.trials import Listener
 from autocompress.run.weights import checkpoint_path
-from autocompress.search.record import Objective, Record, front_of, losses
+from autocompress.search.record import Objective, Record, losses
 from autocompress.search.select import Made, next_point, training_share
 
 
@@ -47,10 +48,37 @@ class Finals:
     listener: Listener
 
 
+def steps_in_time(asked: int, least: int, seconds: float, per_step: float | None) -> int:
+    """Of the steps asked for a point as many as there is time for, but `least` where so many were asked for.
+
+    Args:
+        asked: Of each point.
+        least: Whatever time that takes.
+        seconds: For each point; 0 for any time.
+        per_step: Seconds of a training step of the dense model; None where that is not known.
+    """
+    if seconds <= 0 or not per_step:
+        return asked
+    return min(asked, max(least, round(seconds / per_step)))
+
+
+def step_seconds(records: Sequence[Record], short_steps: int) -> float | None:
+    """How long a training step of the dense model takes beside other workers, as the trials of a run tell.
+
+    Trials of less work in a step have more steps in the same time. A run that is resumed finds the same in its trials.
+    """
+    times = [record.seconds["train"] for record in records if record.seconds.get("train", 0.0) > 0.0]
+    return median(times) / short_steps if times and short_steps else None
+
+
 def make_points(finals: Finals, records: Sequence[Record]) -> list[Point]:
-    """Trains, exports and verifies the trials that together cover most of the front; Ctrl-C keeps what is ready."""
-    met = [record for record in records if record.state == "complete" and record.error is None]
-    making = _Making(finals, front_of(met or records, finals.objectives, "short"))
+    """Trains, exports and verifies the trials that together cover most of a front; Ctrl-C keeps what is ready.
+
+    All are candidates: one that another beats in every objective may still do less work, see `next_point`.
+    """
+    tried = [record for record in records if record.state == "complete" and record.fidelity == "short"]
+    met = [record for record in tried if record.error is None]
+    making = _Making(finals, met or tried)
     try:
         while making.more():
             making.wait()

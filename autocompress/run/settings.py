@@ -31,7 +31,8 @@ class SearchConfig:
         constraints: E.g. `latency<=20ms`, `size<=30%`, `accuracy>=-1.0`.
         precision: What unquantized layers run in; None takes the target's own.
         short_steps: Optimiser steps of a trial; None takes an epoch, but at least 32 and at most 40.
-        final_epochs: Epochs of training for each point of the front; 0 exports the trials as they are.
+        final_epochs: Epochs of training for each point of the front at most; 0 exports the trials as they are.
+        final_minutes: What all these trainings may take together, by what a step took in the trials; 0 for any time.
         final_points: How many points of the front are trained to the end and exported.
         validation_samples: Samples a trial is judged on; None takes all.
         device: `cpu`, `cuda`, or `auto`.
@@ -49,7 +50,8 @@ class SearchConfig:
     seed: int = 0
     precision: str | None = None
     short_steps: int | None = None
-    final_epochs: float = 1.25
+    final_epochs: float = 2.0
+    final_minutes: float = 18.0
     final_points: int = 7
     calibration_samples: int = 512
     validation_samples: int | None = None
@@ -67,7 +69,7 @@ class SearchConfig:
             raise InputError(f"unknown controller {self.controller!r}; {nearest(self.controller, CONTROLLERS)}")
         if self.short_steps is not None and self.short_steps < 0:
             raise InputError(f"short_steps is {self.short_steps}; allowed: 0 or more")
-        for name, least in (("final_epochs", 0), ("final_points", 1), ("calibration_samples", 1)):
+        for name, least in (("final_epochs", 0), ("final_minutes", 0), ("final_points", 1), ("calibration_samples", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
         if self.workers is not None and self.workers < 1:

@@ -94,13 +94,9 @@ class Outlook:
         return {cost: _LEAP * min(place.ratios.get(cost, 1.0) for place in good) for cost in self._scale.costs if good}
 
     def _place(self, lost: float, part: Part) -> Place:
-        """Where a part stands; where more stays lost than of other plans, more counts as lost.
-
-        Not the other way round: when less counted where blocks are dropped, two thirds of the plans went so deep that
-        all of them lost 9 % and more of the accuracy in their trials, and of that they kept the larger share.
-        """
+        """Where a part stands; where more stays lost than of other plans, more counts as lost."""
         kind = rest_kind({self._space.decisions[place].kind for place in part.chosen})
-        return Place(lost * max(1.0, expected_rest(kind) / expected_rest("")), part.ratios)
+        return Place(lost * expected_rest(kind) / expected_rest(""), part.ratios)
 
     def _known(self, part: Part) -> tuple[float, float]:
         return part.loss / self._chance, part.ratios.get("params", 1.0)

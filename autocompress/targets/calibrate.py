@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -17,13 +18,14 @@ import onnxruntime
 from autocompress.core.shipped import cache_folder
 from autocompress.core.strict_yaml import Place
 from autocompress.errors import InputError
-from autocompress.targets.correction import Correction, Likeness
+from autocompress.targets.correction import WAYS, Correction, Likeness
 from autocompress.targets.law import Law
 from autocompress.targets.learning import DTYPES, TILINGS, measure_laws
 from autocompress.targets.parse import Node, law_from_node, law_to_dict
+from autocompress.targets.probes import probes_path
 
 # Raised whenever the probes or the form of the law change, so that older caches are measured again.
-VERSION = 5
+VERSION = 6
 
 
 @functools.cache
@@ -31,7 +33,7 @@ def local_laws() -> Mapping[str, Law]:
     """The laws of this machine by dtype, from the cache or measured now (about two minutes)."""
     try:
         return _read(cache_path())
-    except (OSError, ValueError, InputError):
+    except (OSError, ValueError, RecursionError, InputError):
         return keep(measure_laws())
 
 
@@ -47,18 +49,22 @@ def keep(laws: Mapping[str, Law]) -> Mapping[str, Law]:
 
 
 def cache_path() -> Path:
-    """Where the laws are kept: one file per CPU model and ONNX Runtime version in the cache folder."""
-    return cache_folder() / f"latency-{_identity()}.json"
+    """Where the laws are kept: one file per CPU model, ONNX Runtime version and set of networks they are learnt from."""
+    return cache_folder() / f"latency-{_identity(_learnt_from())}.json"
 
 
 def table_folder() -> Path:
     """Where the table of kernels measured on this machine is kept, as `latency.csv`."""
-    return cache_folder() / f"latency-{_identity()}"
+    return cache_folder() / f"latency-{_identity('table')}"
 
 
-def _identity() -> str:
-    what = f"{cpu_model()}|{onnxruntime.__version__}|{VERSION}"
-    return hashlib.sha256(what.encode()).hexdigest()[:12]
+def _identity(what: str) -> str:
+    return hashlib.sha256(f"{cpu_model()}|{onnxruntime.__version__}|{what}".encode()).hexdigest()[:12]
+
+
+@functools.cache
+def _learnt_from() -> str:
+    return f"{VERSION}|{hashlib.sha256(probes_path().read_bytes()).hexdigest()}"
 
 
 def cpu_model() -> str:
@@ -76,11 +82,13 @@ def cpu_model() -> str:
 def _plain(laws: Mapping[str, Law]) -> dict[str, Any]:
     """Laws as plain data; what was learnt beside the terms is common to all of them."""
     (correction,) = {id(law.correction): law.correction for law in laws.values()}.values()
-    found: dict[str, Any] = {dtype: law_to_dict(law) for dtype, law in laws.items()}
-    if isinstance(correction, Correction):
-        found["known"] = [[*one.names, *one.place] for one in correction.known]
-        found["weights"] = list(correction.weights)
-    return found
+    if not isinstance(correction, Correction):
+        raise ValueError("laws of this machine have a correction")
+    return {
+        **{dtype: law_to_dict(law) for dtype, law in laws.items()},
+        "known": [[*one.names, *one.place] for one in correction.known],
+        "weights": list(correction.weights),
+    }
 
 
 def _read(path: Path) -> dict[str, Law]:
@@ -88,6 +96,25 @@ def _read(path: Path) -> dict[str, Law]:
     if not isinstance(data, dict):
         raise InputError(f"{path}: holds {type(data).__name__}; allowed: a mapping; delete the file")
     root = Node(Place(str(path)), "", data)
-    known = [Likeness((row[0], row[1], row[2], row[3], row[4]), tuple(row[5:])) for row in root.get("known", list)]
-    correction = Correction(tuple(known), tuple(root.get("weights", list)))
+    correction = _correction(root)
     return {dtype: replace(law_from_node(root.node(dtype), TILINGS[dtype]), correction=correction) for dtype in DTYPES}
+
+
+def _correction(root: Node) -> Correction:
+    rows, weights = root.get("known", list), root.get("weights", list)
+    if len(rows) != len(weights) or not all(map(_is_finite, weights)):
+        raise root.fail("weights", f"does not hold a finite number for each of {len(rows)} kernels; delete the file")
+    return Correction(tuple(_likeness(root, row) for row in rows), tuple(weights))
+
+
+def _likeness(root: Node, row: Any) -> Likeness:
+    if isinstance(row, list) and len(row) == 2 * len(WAYS):
+        names, place = row[: len(WAYS)], row[len(WAYS) :]
+        if all(isinstance(name, str) for name in names) and all(map(_is_finite, place)):
+            return Likeness(tuple(names), tuple(map(float, place)))
+    raise root.fail("known", f"holds {row!r}; allowed: {len(WAYS)} names and as many finite numbers; delete the file")
+
+
+def _is_finite(value: Any) -> bool:
+    # Not by `math.isfinite`, to which an integer may be too large.
+    return type(value) in (int, float) and abs(value) < math.inf

@@ -27,6 +27,8 @@ from autocompress.targets.law import sizes_of
 
 # Standard error of the logarithm of a time, and milliseconds; times below the latter are all alike.
 NOISE, FLOOR_MS = 0.1, 0.001
+# The same for kernels that took no time at all; whether a runtime fuses one away hangs on more than is compared.
+GONE = 0.5
 # Of each way to be alike: how much f varies, and over which factors (e to the power of these) of channels and of sides.
 WAYS = ((0.4, 4.0, 4.0), (0.2, 2.5, 4.0), (0.4, 3.0, 2.5), (0.3, 3.0, 2.5), (0.15, 1.0, 2.0))
 # Nothing is corrected by more than this factor.
@@ -46,7 +48,7 @@ class Likeness(NamedTuple):
         place: Logarithms of the channels read and written in a group, the sides of input and output, and the groups.
     """
 
-    names: tuple[str, str, str, str, str]
+    names: tuple[str, ...]
     place: tuple[float, ...]
 
 
@@ -61,53 +63,57 @@ class Correction:
         """What the law's time of a kernel that computes in `dtype` is multiplied by; 1 far from all that is known."""
         own = likeness(kernel, dtype)
         alike = self._by_kind.get(own.names[0])
-        if alike is None:
-            return 1.0
-        places, weights = alike
-        found = math.exp(float(_covariance(_Places.of([own]), places)[0] @ weights))
+        found = math.exp(alike.at(own)) if alike is not None else 1.0
         return min(_MOST, max(1.0 / _MOST, found))
 
     @cached_property
-    def _by_kind(self) -> Mapping[str, tuple[_Places, Array]]:
+    def _by_kind(self) -> Mapping[str, _Alike]:
         weights = np.array(self.weights)
-        return {kind: (places, weights[which]) for kind, which, places in _kinds(self.known)}
+        return {
+            names[0][0]: _Alike.of(names, places, weights[which]) for which, names, places in _kinds(self.known)
+        }
+
+
+class _Alike(NamedTuple):
+    """The known kernels of one kind: their places and weights, and for every way which of them have a name in common."""
+
+    places: Array
+    weights: Array
+    named: tuple[Mapping[str, NDArray[np.int64]], ...]
+
+    @staticmethod
+    def of(names: Sequence[tuple[str, ...]], places: Array, weights: Array) -> _Alike:
+        named: list[dict[str, list[int]]] = [{} for _ in WAYS]
+        for number, own in enumerate(names):
+            for way, name in zip(named, own, strict=True):
+                way.setdefault(name, []).append(number)
+        return _Alike(places, weights, tuple({name: np.array(which) for name, which in way.items()} for way in named))
+
+    def at(self, one: Likeness) -> float:
+        """The mean of the process there."""
+        total = 0.0
+        for way, named, name in zip(WAYS, self.named, one.names, strict=True):
+            which = named.get(name)
+            if which is not None:
+                near = _nearness(way, self.places[which] - np.array(one.place))
+                total += way[0] ** 2 * float(near @ self.weights[which])
+        return total
 
 
 def learnt(kernels: Sequence[Likeness], law_ms: Array, measured_ms: Array) -> Correction:
-    """What follows from kernels with their times.
+    """What a law leaves of kernels with their times.
 
     Args:
         kernels: Each once.
         law_ms: What the law says of them, `[kernels]`.
-        measured_ms: Their times, `[kernels]`.
+        measured_ms: Their times, `[kernels]`; 0 for those that a runtime fused away.
     """
     weights = np.zeros(len(kernels))
     left = np.log(np.maximum(measured_ms, FLOOR_MS) / np.maximum(law_ms, FLOOR_MS))
-    noise = NOISE**2 + (FLOOR_MS / np.maximum(law_ms, FLOOR_MS)) ** 2
-    for _, which, places in _kinds(kernels):
-        weights[which] = np.linalg.solve(_covariance(places, places) + np.diag(noise[which]), left[which])
+    noise = np.where(measured_ms > 0.0, NOISE, GONE) ** 2 + (FLOOR_MS / np.maximum(law_ms, FLOOR_MS)) ** 2
+    for which, names, places in _kinds(kernels):
+        weights[which] = np.linalg.solve(_covariance(names, places) + np.diag(noise[which]), left[which])
     return Correction(tuple(kernels), tuple(round(float(weight), 6) for weight in weights))
-
-
-class _Places(NamedTuple):
-    """Likenesses as arrays: `[kernels, 5]` hashes of the names and `[kernels, 5]`."""
-
-    names: NDArray[np.int64]
-    places: Array
-
-    @staticmethod
-    def of(likes: Sequence[Likeness]) -> _Places:
-        names = np.array([[hash(name) for name in one.names] for one in likes])
-        return _Places(names, np.array([one.place for one in likes]))
-
-
-def _kinds(kernels: Sequence[Likeness]) -> Iterator[tuple[str, NDArray[np.int64], _Places]]:
-    """The kernels of each kind, as numbers and as arrays; kernels of different kinds say nothing of each other."""
-    found: dict[str, list[int]] = {}
-    for number, one in enumerate(kernels):
-        found.setdefault(one.names[0], []).append(number)
-    for kind, which in found.items():
-        yield kind, np.array(which), _Places.of([kernels[number] for number in which])
 
 
 def likeness(kernel: Kernel, dtype: str) -> Likeness:
@@ -136,13 +142,28 @@ def likeness(kernel: Kernel, dtype: str) -> Likeness:
     return Likeness(names, place)
 
 
-def _covariance(some: _Places, others: _Places) -> Array:
-    """`[some, others]`."""
-    apart = some.places[:, None, :] - others.places[None]
-    channels, sides = (apart[..., :2] ** 2).sum(-1) + apart[..., 4] ** 2, (apart[..., 2:4] ** 2).sum(-1)
-    total = np.zeros(channels.shape)
-    for way, (size, over_channels, over_sides) in enumerate(WAYS):
-        same = some.names[:, way][:, None] == others.names[:, way][None]
-        near = np.exp(-0.5 * (channels / over_channels**2 + sides / over_sides**2))
-        total += size**2 * same * near
+def _kinds(kernels: Sequence[Likeness]) -> Iterator[tuple[NDArray[np.int64], list[tuple[str, ...]], Array]]:
+    """The kernels of each kind: as numbers, by their names, and by their places; other kinds say nothing of them."""
+    found: dict[str, list[int]] = {}
+    for number, one in enumerate(kernels):
+        found.setdefault(one.names[0], []).append(number)
+    for which in found.values():
+        own = [kernels[number] for number in which]
+        yield np.array(which), [one.names for one in own], np.array([one.place for one in own])
+
+
+def _covariance(names: Sequence[tuple[str, ...]], places: Array) -> Array:
+    """Of all kernels of a kind with each other, `[kernels, kernels]`."""
+    apart = places[:, None, :] - places[None]
+    total = np.zeros(apart.shape[:2])
+    for number, way in enumerate(WAYS):
+        own = np.unique([each[number] for each in names], return_inverse=True)[1]
+        total += way[0] ** 2 * (own[:, None] == own[None]) * _nearness(way, apart)
     return total
+
+
+def _nearness(way: tuple[float, float, float], apart: Array) -> Array:
+    """From 1 for the same place down to 0, `[...]` of differences `[..., 5]`."""
+    _, over_channels, over_sides = way
+    scales = np.array([over_channels, over_channels, over_sides, over_sides, over_channels])
+    return np.asarray(np.exp(-0.5 * ((apart / scales) ** 2).sum(-1)), dtype=np.float64)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import nnls
 
 from autocompress.core.kernel import Kernel
 from autocompress.targets import quiet
-from autocompress.targets.correction import learnt, likeness
+from autocompress.targets.correction import FLOOR_MS, learnt, likeness
 from autocompress.targets.fit import TERM_NAMES, design, ranges_of, solve, spread_of
 from autocompress.targets.law import FAMILIES, TERMS, Law, Tiling
-from autocompress.targets.measure import undisturbed_ms
+from autocompress.targets.measure import time_sessions, undisturbed
 from autocompress.targets.probes import Probe, filled, probes_path, read_probes
 from autocompress.targets.profiled import RunNode, attributed, profiled
-from autocompress.targets.session import open_session
+from autocompress.targets.session import feeds_of, open_session
 
 DTYPES = ("fp32", "int8")
 # ONNX Runtime's blocked kernels compute 16 output channels at a time; those for int8 need multiples of 4.
@@ -27,8 +28,8 @@ TILINGS = {
 # The profiler runs so many networks at a time, since it keeps all it sees in memory: each so often in each of several
 # passes over them.
 TOGETHER, PROFILE_PASSES, RUNS = 100, 12, 4
-# Of every so many networks the files are timed as wholes, in so many passes over all of them.
-EVERY, PASSES = 4, 12
+# Of every so many networks the files are timed as wholes, each so often.
+EVERY, REPEATS = 5, 20
 FOLDS = 4
 # Milliseconds per unit on an ordinary core: 30 GMAC/s, 10 GB/s, 1 ns per pooled output, 20 ns per pixel
 # off the fast path, 2 us per kernel; that a tensor lies in a branch costs a processor nothing.
@@ -37,12 +38,12 @@ PRIOR = {
     for name, unit in TERMS.items()
 } | {"pool": 1.0, "gather": 0.1, "unaligned": 20.0, "branch_reads": 1e-6}
 PULL = 0.005
-# Below this a time is as good as none, and beside this one it counts little.
+# No call costs less, and beside this a time counts little.
 _LEAST_MS, _SMALL_MS = 5e-4, 0.02
 
 
 @dataclass(frozen=True)
-class Measured:
+class Network:
     """A network with the time of each of its kernels inside of it.
 
     Attributes:
@@ -58,77 +59,116 @@ class Measured:
     whole_ms: float | None
 
 
+@dataclass(frozen=True)
+class Measurements:
+    """Networks as they were measured, and what a call costs beside its kernels."""
+
+    networks: tuple[Network, ...]
+    call_ms: float
+
+
 def measure_laws() -> dict[str, Law]:
     """Times the networks that were shipped for it and fits a law for each dtype."""
     probes = read_probes(probes_path())
     with quiet.measuring():
-        return fit_laws(measured(probes))
+        networks = measured(probes)
+    return fit_laws(networks)
 
 
-def measured(probes: Sequence[Probe]) -> list[Measured]:
+def measured(probes: Sequence[Probe]) -> Measurements:
     """The networks as they were measured."""
-    timed = {probe.name: probe for probe in probes if _family(probe) % EVERY == 0}
-    sessions = [open_session(filled(probe.model)) for probe in timed.values()]
-    whole_ms = dict(zip(timed, undisturbed_ms(sessions, PASSES), strict=True))
+    whole_ms = _whole_ms([probe for probe in probes if _family(probe) % EVERY == 0])
     nodes: dict[str, list[RunNode]] = {}
     for first in range(0, len(probes), TOGETHER):
         some = probes[first : first + TOGETHER]
         ran = profiled([filled(probe.model) for probe in some], PROFILE_PASSES, RUNS)
         nodes.update(zip((probe.name for probe in some), ran, strict=True))
-    added_ms = _added_by_profiler({name: (nodes[name], ms) for name, ms in whole_ms.items()})
+    added = _added_by_profiler([(nodes[name], ms) for name, ms in whole_ms.items()])
     found = []
     for probe in probes:
         counted = attributed(probe.kernels, nodes[probe.name])
-        kernels_ms = tuple(max(0.0, sum(node.ms - added_ms(node) for node in one)) for one in counted)
-        found.append(Measured(_family(probe), probe.kernels, kernels_ms, whole_ms.get(probe.name)))
-    return found
+        kernels_ms = tuple(max(0.0, sum(node.ms - added.node_ms(node) for node in one)) for one in counted)
+        found.append(Network(_family(probe), probe.kernels, kernels_ms, whole_ms.get(probe.name)))
+    return Measurements(tuple(found), added.call_ms)
+
+
+def _whole_ms(probes: Sequence[Probe]) -> dict[str, float]:
+    """How long files take as wholes."""
+    sessions = [open_session(filled(probe.model)) for probe in probes]
+    taken = time_sessions(sessions, [feeds_of(session) for session in sessions], REPEATS)
+    return {probe.name: float(np.median(undisturbed(ms))) for probe, ms in zip(probes, taken, strict=True)}
 
 
 def _family(probe: Probe) -> int:
     return int(probe.name.split("-")[1])
 
 
-def _added_by_profiler(timed: Mapping[str, tuple[Sequence[RunNode], float]]) -> Callable[[RunNode], float]:
-    """The milliseconds that the profiler adds to a node, by its inputs, so that nodes make up the time of whole files.
+class _Added(NamedTuple):
+    """What the profiler adds to a node, and to each tensor it reads, and what a call costs beside its nodes."""
+
+    each_ms: float
+    read_ms: float
+    call_ms: float
+
+    def node_ms(self, node: RunNode) -> float:
+        """What it adds to one node."""
+        return self.each_ms + self.read_ms * (len(node.inputs) + node.stored)
+
+
+def _added_by_profiler(timed: Sequence[tuple[Sequence[RunNode], float]]) -> _Added:
+    """What makes nodes add up to whole files.
 
     By least squares on the faster half: there it is most of the time, and what disturbs a run is small beside it.
     """
-    whole = np.array([ms for _, ms in timed.values()])
+    whole = np.array([ms for _, ms in timed])
     fast = whole <= np.median(whole)
-    counts = np.array([(len(nodes), sum(len(node.inputs) for node in nodes)) for nodes, _ in timed.values()])
-    added = np.array([sum(node.ms for node in nodes) for nodes, _ in timed.values()]) - whole
-    (each, an_input), _ = nnls((counts / whole[:, None])[fast], (added / whole)[fast])
-    return lambda node: float(each + an_input * len(node.inputs))
+    counts = np.array([(len(nodes), sum(len(one.inputs) + one.stored for one in nodes), -1.0) for nodes, _ in timed])
+    added = np.array([sum(node.ms for node in nodes) for nodes, _ in timed]) - whole
+    found, _ = nnls((counts / whole[:, None])[fast], (added / whole)[fast])
+    return _Added(*map(float, found))
 
 
-def fit_laws(networks: Sequence[Measured]) -> dict[str, Law]:
+def fit_laws(measurements: Measurements) -> dict[str, Law]:
     """One law for each dtype, with an interval from networks that were left out in turn.
 
     Args:
-        networks: As they were measured; a kernel computes in the dtype that it says.
+        measurements: A kernel computes in the dtype that it says.
     """
-    ratios = []
+    ratios: dict[str, list[float]] = {dtype: [] for dtype in DTYPES}
     for fold in range(FOLDS):
-        kept = [network for network in networks if network.family // EVERY % FOLDS != fold]
-        laws = _laws(kept)
-        for network in networks:
+        kept = [one for one in measurements.networks if one.family // EVERY % FOLDS != fold]
+        laws = _laws(replace(measurements, networks=tuple(kept)))
+        for network in measurements.networks:
             if network.family // EVERY % FOLDS == fold and network.whole_ms is not None:
-                told = sum(laws[one.dtype].kernel_ms(one, one.dtype) for one in network.kernels)
-                ratios.append(network.whole_ms / told)
-    spread = spread_of(np.array(ratios))
-    return {dtype: replace(law, spreads=dict.fromkeys(FAMILIES, spread)) for dtype, law in _laws(networks).items()}
+                ratios[_dtype(network)].append(network.whole_ms / told_ms(laws, network.kernels))
+    spreads = {dtype: spread_of(np.array(found)) for dtype, found in ratios.items()}
+    return {
+        dtype: replace(law, spreads=dict.fromkeys(FAMILIES, spreads[dtype]))
+        for dtype, law in _laws(measurements).items()
+    }
 
 
-def _laws(networks: Sequence[Measured]) -> dict[str, Law]:
+def told_ms(laws: Mapping[str, Law], kernels: Sequence[Kernel]) -> float:
+    """What laws by dtype say of a network, whose kernels compute in the dtypes that they say."""
+    network_ms = laws["fp32"].coefficients["network"]
+    return network_ms + sum(laws[kernel.dtype].kernel_ms(kernel, kernel.dtype) for kernel in kernels)
+
+
+def _dtype(network: Network) -> str:
+    """The one whose interval a network tells something of."""
+    return max(DTYPES, key=lambda dtype: any(kernel.dtype == dtype for kernel in network.kernels) * DTYPES.index(dtype))
+
+
+def _laws(measurements: Measurements) -> dict[str, Law]:
     """Laws without an interval."""
     times: dict[Kernel, list[float]] = {}
-    for network in networks:
+    for network in measurements.networks:
         for kernel, ms in zip(network.kernels, network.kernels_ms, strict=True):
             times.setdefault(kernel, []).append(ms)
     laws, likenesses, told, wanted = {}, [], [], []
     for dtype in DTYPES:
         rows = [(kernel, float(np.median(ms))) for kernel, ms in times.items() if kernel.dtype == dtype]
-        law = _terms(rows, dtype)
+        law = _terms([(kernel, ms) for kernel, ms in rows if ms > 0.0], dtype, measurements.call_ms)
         laws[dtype] = law
         likenesses += [likeness(kernel, dtype) for kernel, _ in rows]
         told += [law.kernel_ms(kernel, dtype) for kernel, _ in rows]
@@ -137,16 +177,16 @@ def _laws(networks: Sequence[Measured]) -> dict[str, Law]:
     return {dtype: replace(law, correction=correction) for dtype, law in laws.items()}
 
 
-def _terms(rows: Sequence[tuple[Kernel, float]], dtype: str) -> Law:
+def _terms(rows: Sequence[tuple[Kernel, float]], dtype: str, call_ms: float) -> Law:
     """The terms alone, fitted to kernels with their times."""
     matrix = design([(kernel,) for kernel, _ in rows], dtype, TILINGS[dtype])
     network = TERM_NAMES.index("network")
     matrix[:, network] = 0.0
-    times = np.array([ms for _, ms in rows]) + _LEAST_MS
+    times = np.maximum([ms for _, ms in rows], FLOOR_MS)
     prior = np.array([PRIOR[term] for term in TERM_NAMES])
     weights = np.sqrt(times / (times + _SMALL_MS))
     pull = np.full(len(prior), PULL)
     found = solve(matrix, times, prior, prior * 1e-3, prior * np.inf, weights, pull, tolerance=0.5)
-    found[network] = _LEAST_MS
+    found[network] = max(call_ms, _LEAST_MS)
     coefficients = dict(zip(TERM_NAMES, map(float, found), strict=True))
     return Law(coefficients, TILINGS[dtype], ranges_of([[kernel] for kernel, _ in rows]), {})

@@ -26,8 +26,6 @@ ROUNDS, MOST_ROUNDS = 5, 20
 DISTURBED = 1.1
 SHORTEST_SAMPLE_S = 2e-4
 WARM_UP_S = 0.02
-# For so long a session is sampled in one pass, at least so often, and then others are for a while.
-PASS_S, PASS_SAMPLES, PAUSE_S = 6e-3, 3, 0.2
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -84,42 +82,10 @@ def time_sessions(
     return taken
 
 
-def undisturbed_ms(sessions: Sequence[onnxruntime.InferenceSession], passes: int) -> list[float]:
-    """Milliseconds of one run of each of many sessions, sampled in several passes over all of them.
-
-    A session's inputs are floats around 0.
-    """
-    feeds = [feeds_of(session) for session in sessions]
-    inner = [_warm_up(session, one) for session, one in zip(sessions, feeds, strict=True)]
-    taken: list[list[float]] = [[] for _ in sessions]
-    for number in range(passes):
-        if number:
-            time.sleep(PAUSE_S)
-        for session, one, count, samples in zip(sessions, feeds, inner, taken, strict=True):
-            session.run(None, one)
-            start, before = time.perf_counter(), len(samples)
-            while len(samples) < before + PASS_SAMPLES or time.perf_counter() - start < PASS_S:
-                samples.append(_sample(session, one, count))
-    return [_median(undisturbed(samples)) for samples in taken]
-
-
-def feeds_of(session: onnxruntime.InferenceSession) -> Feeds:
-    """Floats around 0 for every input of a session, for one sample."""
-    random = np.random.default_rng(0)
-    shapes = {
-        entry.name: [size if isinstance(size, int) else 1 for size in entry.shape] for entry in session.get_inputs()
-    }
-    return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-
-
 def undisturbed(samples_ms: Sequence[float]) -> list[float]:
     """The samples that were taken while nothing else ran."""
     fastest = min(samples_ms, default=math.inf)
     return [ms for ms in samples_ms if ms <= DISTURBED * fastest]
-
-
-def _median(samples_ms: Sequence[float]) -> float:
-    return float(np.median(samples_ms))
 
 
 def _sample(session: onnxruntime.InferenceSession, feeds: Feeds, count: int) -> float:
@@ -144,4 +110,4 @@ def _warm_up(session: onnxruntime.InferenceSession, feeds: Feeds) -> int:
 def _summary(samples_ms: Sequence[float]) -> MeasuredLatency:
     own = undisturbed(samples_ms)
     p10, p90 = (float(value) for value in np.quantile(samples_ms, [0.1, 0.9]))
-    return MeasuredLatency(_median(own), p10, p90, len(own), onnxruntime.__version__)
+    return MeasuredLatency(float(np.median(own)), p10, p90, len(own), onnxruntime.__version__)

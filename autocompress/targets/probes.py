@@ -23,7 +23,7 @@ from onnx import TensorProto, numpy_helper
 from autocompress.core.kernel import Kernel
 from autocompress.core.shipped import shipped_dir
 
-# Tensors of more elements are not kept, but filled anew.
+# Weights of more elements are not kept, but filled anew; biases, scales and zero points are.
 _KEPT = 256
 # Values repeat after this many.
 _PATTERN = 4093
@@ -73,24 +73,28 @@ def read_probes(path: Path) -> list[Probe]:
 
 
 def emptied(model: onnx.ModelProto) -> bytes:
-    """An ONNX file without the values of its large tensors, whose shapes and types stay."""
+    """An ONNX file without the values of its weights, whose shapes and types stay."""
     found = onnx.ModelProto()
     found.CopyFrom(model)
     for tensor in found.graph.initializer:
-        if math.prod(tensor.dims) > _KEPT:
+        if _is_large(tensor):
             for name in _DATA:
                 tensor.ClearField(name)
     return bytes(found.SerializeToString())
 
 
 def filled(model: bytes) -> bytes:
-    """A file whose large tensors have values again: those of a network before its training, or codes of such."""
+    """A file whose weights have values again: those of a network before its training, or codes of such."""
     found = onnx.load_from_string(model)
     pattern = np.random.default_rng(0).standard_normal(_PATTERN)
     for tensor in found.graph.initializer:
-        if math.prod(tensor.dims) > _KEPT and not any(getattr(tensor, name) for name in _DATA):
+        if _is_large(tensor) and not any(getattr(tensor, name) for name in _DATA):
             tensor.CopyFrom(numpy_helper.from_array(_values(tensor, pattern), tensor.name))
     return bytes(found.SerializeToString())
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    return len(tensor.dims) > 1 and math.prod(tensor.dims) > _KEPT
 
 
 def _values(tensor: onnx.TensorProto, pattern: NDArray[np.float64]) -> NDArray[Any]:
@@ -99,8 +103,6 @@ def _values(tensor: onnx.TensorProto, pattern: NDArray[np.float64]) -> NDArray[A
     if tensor.data_type in _LIMITS:
         kind, low, high, middle = _LIMITS[tensor.data_type]
         return np.clip(values * 40.0 + middle, low, high).astype(kind)
-    if tensor.data_type == TensorProto.INT32:
-        return (values * 40.0).astype(np.int32)
     # Neither do values grow from layer to layer, nor do they shrink until processors take longer for them.
     return (values * math.sqrt(2.0 * shape[0] / math.prod(shape))).astype(np.float32)
 

@@ -2,10 +2,12 @@
 
 A kernel alone is not what it is in a network: a runtime changes layouts, rounds and copies between kernels. The profile
 tells the time of every node that was run, in order. Each kernel of the network finds its node, by what it computes and
-by the shapes of its weights and output; kernels that a runtime fused away find none, and take nothing. The nodes that
-no kernel asked for stand between kernels, and count with the one that reads what they write.
+by the shapes of its weights and output; kernels that a runtime fused away find none, and take nothing. Of the nodes that
+no kernel asked for, those that do what a kernel takes along count with it: biases, activations, sums. The others stand
+between kernels, and count with the first one that reads what they write.
 
-Source: the events of ONNX Runtime's profiler, which names nodes as in the model that `optimized_model_filepath` holds.
+Source: the events of ONNX Runtime's profiler. Nodes that the runtime made have no names, so the model that it made is
+written (`optimized_model_filepath`), its nodes are named, and it is opened once more as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ import onnxruntime
 
 from autocompress.core.kernel import Kernel
 from autocompress.targets.kernel_key import common_name
-from autocompress.targets.measure import DISTURBED, feeds_of
+from autocompress.targets.measure import DISTURBED
+from autocompress.targets.session import feeds_of
 
 _SUFFIX = "_kernel_time"
 _CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvTranspose")
@@ -82,6 +85,8 @@ _NODES: Mapping[str, Mapping[str, str]] = {
         "Gather": "select",
     },
 }
+# One may stand for another of its group: a difference for a sum, a product for a quotient, slices for a part of them.
+_KIN = ("Add", "Sub", "Mul", "Div", "QLinearAdd", "QLinearMul", "Slice", "Split", "Concat", "Pad")
 _GROUP_OF_OP = {
     "conv1d": "conv",
     "conv2d": "conv",
@@ -94,13 +99,17 @@ _GROUPS = {operator: group for group, operators in _NODES.items() for operator i
 _BLOCKS = (8, 16)
 
 
+_Shape = tuple[int, ...]
+
+
 class RunNode(NamedTuple):
     """One node of the model that a runtime made of a network.
 
     Attributes:
         name: In that model.
         operator: For example `QLinearConv`.
-        inputs: The tensors it reads.
+        inputs: The tensors it reads that other nodes wrote, or that the network was given.
+        stored: How many it reads that the file holds.
         outputs: Those it writes.
         weight_shape: Of its weights, None without any.
         out_elements: Of its first output, for one sample.
@@ -110,6 +119,7 @@ class RunNode(NamedTuple):
     name: str
     operator: str
     inputs: tuple[str, ...]
+    stored: int
     outputs: tuple[str, ...]
     weight_shape: tuple[int, ...] | None
     out_elements: int
@@ -126,19 +136,12 @@ class Profile:
             model: ONNX.
             folder: For what the profiler writes, of this network alone.
         """
-        found = onnx.load_from_string(model)
-        for number, node in enumerate(found.graph.node):
-            node.name = f"node{number}"
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
+        self._made = _made(model, folder / "made.onnx")
+        options = _options()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / "profile")
-        self._made = folder / "made.onnx"
-        options.optimized_model_filepath = str(self._made)
-        self._session = onnxruntime.InferenceSession(
-            found.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = _opened(self._made.SerializeToString(), options)
         self._feeds = feeds_of(self._session)
 
     def run(self, times: int) -> None:
@@ -149,16 +152,41 @@ class Profile:
     def nodes(self) -> list[RunNode]:
         """The nodes in the order in which they were run, after which it runs no more."""
         file = Path(self._session.end_profiling())
+        events = json.loads(file.read_text(encoding="utf-8"))
+        file.unlink()
         taken: dict[str, tuple[int, list[float]]] = {}
-        for event in json.loads(file.read_text(encoding="utf-8")):
+        for event in events:
             if event.get("cat") == "Node" and event["name"].endswith(_SUFFIX):
                 name = event["name"].removesuffix(_SUFFIX)
                 _, times = taken.setdefault(name, (_elements(event["args"]), []))
                 times.append(event["dur"] * 1e-3)
-        graph = onnx.load(self._made).graph
-        stored = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-        made = {node.name: node for node in graph.node}
-        return [_node(made[name], stored, elements, times) for name, (elements, times) in taken.items() if name in made]
+        stored = {tensor.name: tuple(tensor.dims) for tensor in self._made.graph.initializer}
+        shapes = stored | _shapes_of_weights(self._made.graph, stored)
+        made = {node.name: node for node in self._made.graph.node}
+        return [_node(made[name], stored, shapes, elements, times) for name, (elements, times) in taken.items()]
+
+
+def _made(model: bytes, file: Path) -> onnx.ModelProto:
+    """What the runtime makes of a model, with a name for every node."""
+    options = _options()
+    options.optimized_model_filepath = str(file)
+    _opened(model, options)
+    found = onnx.load(file)
+    file.unlink()
+    for number, node in enumerate(found.graph.node):
+        node.name = f"node{number}"
+    return found
+
+
+def _options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return options
+
+
+def _opened(model: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def profiled(models: Sequence[bytes], passes: int, runs: int) -> list[list[RunNode]]:
@@ -186,14 +214,37 @@ def attributed(kernels: Sequence[Kernel], nodes: Sequence[RunNode]) -> list[list
                 if fitting is not None:
                     owners[node.name] = fitting
                     free.remove(fitting)
+    _take_along(kernels, nodes, owners)
     found: list[list[RunNode]] = [[] for _ in kernels]
     for node, owner in zip(nodes, _passed_on(nodes, owners), strict=True):
         found[owner].append(node)
     return found
 
 
+def _take_along(kernels: Sequence[Kernel], nodes: Sequence[RunNode], owners: dict[str, int]) -> None:
+    """Gives nodes that no kernel is to the kernel that takes along what they do."""
+    wrote: dict[str, int] = {}
+    for node in nodes:
+        sources = {wrote[name] for name in node.inputs if name in wrote}
+        owner = owners.get(node.name)
+        if owner is None and sources:
+            last = max(sources)
+            if _GROUPS.get(node.operator) == "elementwise" and _takes_along(kernels[last], node, len(sources)):
+                owners[node.name] = owner = last
+            elif len(sources) == 1:
+                # What only changes a layout or rounds stands between what wrote it and what reads it.
+                owner = last
+        if owner is not None:
+            wrote.update(dict.fromkeys(node.outputs, owner))
+
+
+def _takes_along(kernel: Kernel, node: RunNode, sources: int) -> bool:
+    is_bias = node.operator == "Add" and node.stored == 1 and kernel.weight_shape is not None
+    return is_bias or (bool(kernel.fused) if sources == 1 else "add" in kernel.fused)
+
+
 def _passed_on(nodes: Sequence[RunNode], owners: Mapping[str, int]) -> list[int]:
-    """Whom each node counts with: what belongs to none goes with what reads it, and at the end with what comes before.
+    """Whom each node counts with: what belongs to none goes with the first that reads it, or with what ran before.
 
     So what turns integers into floats, or one layout into another, counts with the kernel that needs it.
     """
@@ -204,11 +255,13 @@ def _passed_on(nodes: Sequence[RunNode], owners: Mapping[str, int]) -> list[int]
         if owner is None:
             owner = next((reading[name] for name in node.outputs if name in reading), None)
         if owner is not None:
-            for name in node.inputs:
-                reading.setdefault(name, owner)
+            reading.update(dict.fromkeys(node.inputs, owner))
         found.append(owner)
-    before = max(owners.values(), default=0)
-    return [before if owner is None else owner for owner in reversed(found)]
+    passed, before = [], 0
+    for owner in reversed(found):
+        before = before if owner is None else owner
+        passed.append(before)
+    return passed
 
 
 def _is(kernel: Kernel, node: RunNode, exactly: bool) -> bool:
@@ -220,7 +273,9 @@ def _is(kernel: Kernel, node: RunNode, exactly: bool) -> bool:
         return False
     if group not in ("conv", "product"):
         own = _NODES[group][node.operator]
-        return own == common_name(kernel.aten) or not (exactly or node.operator == "Transpose")
+        if group == "elementwise" and len(set(node.inputs)) != len(kernel.in_shapes):
+            return False
+        return own == common_name(kernel.aten) or (node.operator in _KIN and not exactly)
     if kernel.weight_shape is None or node.weight_shape is None:
         return kernel.weight_shape is node.weight_shape
     if group == "product":
@@ -237,16 +292,34 @@ def _rounded(elements: int, channels: int) -> set[int]:
     return {elements, *(rest * -(-channels // block) * block for block in _BLOCKS)}
 
 
+def _shapes_of_weights(graph: onnx.GraphProto, stored: Mapping[str, _Shape]) -> dict[str, _Shape]:
+    """The shapes of weights that are stored as integers and turned into floats whenever a network runs."""
+    turned = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored]
+    return {node.output[0]: stored[node.input[0]] for node in turned}
+
+
 def _node(
-    made: onnx.NodeProto, stored: Mapping[str, tuple[int, ...]], elements: int, times: Sequence[float]
+    made: onnx.NodeProto,
+    stored: Mapping[str, _Shape],
+    shapes: Mapping[str, _Shape],
+    elements: int,
+    times: Sequence[float],
 ) -> RunNode:
     place = _WEIGHT_INPUT.get(made.op_type, 1)
     weighted = made.op_type in (*_CONVOLUTIONS, *_PRODUCTS) and len(made.input) > place
-    shape = stored.get(made.input[place]) if weighted else None
+    read = [name for name in made.input if name]
+    computed = tuple(name for name in read if name not in stored)
     # The profiler counts whole microseconds.
     near = [ms for ms in times if ms <= DISTURBED * min(times) + 1e-3]
     return RunNode(
-        made.name, made.op_type, tuple(made.input), tuple(made.output), shape, elements, float(np.mean(near))
+        name=made.name,
+        operator=made.op_type,
+        inputs=computed,
+        stored=len(read) - len(computed),
+        outputs=tuple(name for name in made.output if name),
+        weight_shape=shapes.get(made.input[place]) if weighted else None,
+        out_elements=elements,
+        ms=float(np.mean(near)),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
 from autocompress.run.executors import Done, Shown
-from autocompress.run.finals import Finals, make_points
+from autocompress.run.finals import Finals, make_points, step_seconds, steps_in_time
 from autocompress.run.finish import Point
 from autocompress.run.jobs import PointJob
 from autocompress.run.progress import Silent
@@ -55,7 +55,7 @@ class InOrder:
         key, job = self._running.pop(self._first([job for _, job in self._running]))
         record = job.record
         accuracy = 50.0 + record.metrics["accuracy"].value / 2
-        made = metrics(accuracy, record.metrics["size_bytes"].value)
+        made = {**record.metrics, **metrics(accuracy, record.metrics["size_bytes"].value)}
         name = f"t{record.number}"
         return Done(key, Point(name, record.number, "", "full", Plan(), made, accuracy, (), {}, {}, None, None, ()))
 
@@ -70,8 +70,8 @@ def started(first: Callable[[list[PointJob]], int]) -> list[tuple[int, int]]:
     return executor.started
 
 
-def finals_of(executor: InOrder) -> Finals:
-    dense = metrics(100.0, 1000.0)
+def finals_of(executor: InOrder, **costs: float) -> Finals:
+    dense = {**metrics(100.0, 1000.0), **{name: Metric.exact(value, name) for name, value in costs.items()}}
     baseline = Point("dense", 0, "", "full", Plan(), dense, 100.0, (), {}, {}, None, None, ())
     return Finals(executor, OBJECTIVES, dense, lambda record: False, baseline, 100, 1, 5, 2, Path(), Path(), Silent())
 
@@ -99,6 +99,17 @@ def test_no_worker_waits_for_a_long_point() -> None:
     assert waited == [2] * (len(chosen) - 1) + [1]
 
 
+def test_a_trial_that_others_beat_in_every_objective_is_chosen_for_less_work() -> None:
+    beaten = replace(RECORDS[6], number=8, metrics=metrics(RECORDS[6].metrics["accuracy"].value, 310))
+    work = {record.number: 1e6 for record in RECORDS} | {8: 1e5}
+    records = [
+        replace(one, metrics={**one.metrics, "macs": Metric.exact(work[one.number], "MACs")})
+        for one in (*RECORDS, beaten)
+    ]
+    points = make_points(finals_of(InOrder(lambda jobs: 0), macs=1e6), records)
+    assert 8 in {point.trial for point in points}
+
+
 def test_trials_that_break_a_constraint_do_not_stand_in_the_way_of_those_that_meet_it() -> None:
     broken = [replace(RECORDS[number], number=10 + number, error="too bad") for number in (0, 7)]
     better = [replace(one, metrics=metrics(100.0, 1.0)) for one in broken]
@@ -114,3 +125,19 @@ def test_all_points_together_are_trained_no_longer_than_was_asked_for() -> None:
     make_points(finals_of(executor), hard)
     assert len(executor.started) >= 5
     assert sum(steps for _, steps in executor.started) <= 5 * 100 + len(executor.started)
+
+
+def test_final_trainings_are_as_long_as_there_is_time_for() -> None:
+    assert steps_in_time(asked=1_000, least=120, seconds=300.0, per_step=0.5) == 600
+    assert steps_in_time(asked=500, least=120, seconds=300.0, per_step=0.5) == 500
+    assert steps_in_time(asked=1_000, least=120, seconds=300.0, per_step=10.0) == 120
+    assert steps_in_time(asked=50, least=120, seconds=300.0, per_step=10.0) == 50
+    assert steps_in_time(asked=1_000, least=120, seconds=300.0, per_step=None) == 1_000
+    assert steps_in_time(asked=1_000, least=120, seconds=0.0, per_step=10.0) == 1_000
+
+
+def test_trials_tell_how_long_a_step_takes() -> None:
+    trained = [replace(RECORDS[0], seconds={"train": seconds, "evaluate": 9.0}) for seconds in (20.0, 8.0, 12.0)]
+    assert step_seconds([RECORDS[0], *trained], short_steps=40) == pytest.approx(0.3)
+    assert step_seconds([RECORDS[0]], short_steps=40) is None
+    assert step_seconds(trained, short_steps=0) is None

@@ -144,12 +144,6 @@ def test_less_is_expected_back_of_smaller_inputs() -> None:
     assert next_point([worse, MILD], ACCURACY, DENSE, [], kind=lambda record: "resolution" * (record is worse)) is MILD
 
 
-def test_more_is_expected_back_of_dropped_blocks() -> None:
-    worse = record(3, 94, 20)
-    assert next_point([worse, MILD], ACCURACY, DENSE, []) is MILD
-    assert next_point([worse, MILD], ACCURACY, DENSE, [], kind=lambda record: "drop" * (record is worse)) is worse
-
-
 def test_one_objective_is_enough() -> None:
     size = ACCURACY[1:]
     found = next_point([record(1, 50, 400), record(2, 0, 300)], size, DENSE, [Made(SMALL, metrics(70, 350))])

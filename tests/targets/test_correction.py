@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -37,6 +39,13 @@ def test_nothing_is_said_of_what_is_unlike_all_that_is_known() -> None:
     assert correction.factor(kernel(16), "int8") == 1.0
     assert correction.factor(kernel(64, "depthwise"), "fp32") == 1.0
     assert correction.factor(kernel(64, "add"), "fp32") == 1.0
+
+
+def test_it_is_the_same_in_another_process() -> None:
+    correction = corrected({8: 1.3, 16: 0.8, 24: 1.2})
+    said = correction.factor(kernel(12), "fp32")
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(correction.factor, kernel(12), "fp32").result() == said != 1.0
 
 
 def test_no_kernel_takes_less_than_nothing() -> None:

@@ -11,9 +11,17 @@ from autocompress.core.kernel import Kernel
 from autocompress.errors import InputError
 from autocompress.targets import calibrate, learning
 from autocompress.targets.law import Law, terms_of
-from autocompress.targets.measure import measure_onnx, measure_together
+from autocompress.targets.measure import (
+    MOST_ROUNDS,
+    ROUNDS,
+    measure_onnx,
+    measure_together,
+    time_sessions,
+    undisturbed,
+)
 from autocompress.targets.probes import read_probes
 from autocompress.targets.profile import load_target
+from autocompress.targets.session import open_session
 from tests.targets.chains import Link, build
 
 
@@ -22,12 +30,22 @@ def test_measures_models_alone_and_together(tmp_path: Path) -> None:
     result = measure_onnx(small.model, small.feeds, repeats=10)
     assert 0.0 < result.p50_ms <= result.p90_ms
     assert 0.0 < result.p10_ms <= result.p90_ms
-    assert (result.n >= 1, result.runtime_version) == (True, onnxruntime.__version__)
+    assert result.runtime_version == onnxruntime.__version__
     path = tmp_path / "model.onnx"
     path.write_bytes(large.model)
     first, second = measure_together([path, small.model], [large.feeds, small.feeds], repeats=10)
     assert first.p50_ms > second.p50_ms
-    assert min(first.n, second.n) >= 1
+
+
+def test_samples_are_taken_until_enough_were_undisturbed() -> None:
+    built = build(Link("conv", 16, 8, 3))
+    (samples,) = time_sessions([open_session(built.model)], [built.feeds], repeats=10)
+    assert len(undisturbed(samples)) >= 10 or len(samples) == MOST_ROUNDS * 10 // ROUNDS
+
+
+def test_disturbed_samples_do_not_count() -> None:
+    assert undisturbed([5.0, 1.0, 3.0, 1.08, 1.2]) == [1.0, 1.08]
+    assert undisturbed([]) == []
 
 
 def test_what_cannot_be_measured(tmp_path: Path) -> None:
@@ -42,7 +60,7 @@ def test_what_cannot_be_measured(tmp_path: Path) -> None:
         measure_onnx(built.model, {"y": built.feeds["x0"]}, repeats=1)
 
 
-def measured_by(scales: dict[str, dict[str, float]], networks: Sequence[Sequence[Kernel]]) -> list[learning.Measured]:
+def measured_by(scales: dict[str, dict[str, float]], networks: Sequence[Sequence[Kernel]]) -> learning.Measurements:
     """Networks whose kernels follow the prior law exactly, but for terms that are scaled, by dtype."""
 
     def ms(kernel: Kernel) -> float:
@@ -53,8 +71,8 @@ def measured_by(scales: dict[str, dict[str, float]], networks: Sequence[Sequence
     found = []
     for family, network in enumerate(networks):
         times = tuple(map(ms, network))
-        found.append(learning.Measured(family, tuple(network), times, sum(times)))
-    return found
+        found.append(learning.Network(family * learning.EVERY, tuple(network), times, sum(times) + CALL_MS))
+    return learning.Measurements(tuple(found), CALL_MS)
 
 
 def links(dtype: str) -> list[Link]:
@@ -68,6 +86,10 @@ def links(dtype: str) -> list[Link]:
     ]
 
 
+# What a call costs beside its kernels.
+CALL_MS = 0.005
+
+
 def chains() -> list[tuple[Kernel, ...]]:
     return [build(link).kernels for dtype in learning.DTYPES for link in links(dtype)]
 
@@ -76,9 +98,8 @@ def test_a_law_is_recovered_from_times_that_follow_it() -> None:
     networks = chains()
     measured = measured_by({"fp32": {"conv3x3": 1.3}, "int8": {"conv3x3": 0.3}}, networks)
     laws = learning.fit_laws(measured)
-    for network in measured:
-        told = sum(laws[kernel.dtype].kernel_ms(kernel, kernel.dtype) for kernel in network.kernels)
-        assert told + laws["fp32"].coefficients["network"] == pytest.approx(network.whole_ms, rel=0.1)
+    for network in measured.networks:
+        assert learning.told_ms(laws, network.kernels) == pytest.approx(network.whole_ms, rel=0.1)
     assert laws["int8"].spreads["small"].low > 0.7
 
 
@@ -111,7 +132,16 @@ def made_up() -> dict[str, Law]:
     return learning.fit_laws(measured_by({"int8": faster}, networks))
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"fp32": {}}', '{"known": [], "weights": [1.0]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "{", "[" * 100_000, '{"fp32": {}}', '{"known": [], "weights": [1.0]}'),
+        '{"known": [["a"]], "weights": [1.0]}',
+        '{"known": [["a", "b", "c", "d", "e", 1, 2, 3, 4, NaN]], "weights": [1.0]}',
+        '{"known": [["a", "b", "c", "d", "e", 1, 2, 3, 4, 5]], "weights": [Infinity]}',
+        '{"known": 1, "weights": 2}',
+    ],
+)
 def test_a_corrupt_cache_is_measured_again(cache: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     laws = made_up()
     cache.write_text(content)
@@ -124,7 +154,7 @@ def test_a_corrupt_cache_is_measured_again(cache: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("cache")
 def test_calibrates_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learning, "PASSES", 2)
+    monkeypatch.setattr(learning, "REPEATS", 5)
     monkeypatch.setattr(learning, "PROFILE_PASSES", 2)
     monkeypatch.setattr(learning, "read_probes", lambda path: read_probes(path)[::4])
     kernel = build(Link("conv", 64, 32, 3)).kernels[0]

@@ -14,7 +14,7 @@ import pytest
 
 from autocompress.core.kernel import Kernel
 from autocompress.errors import InputError
-from autocompress.targets import measuring
+from autocompress.targets import measuring, runner
 from autocompress.targets.measuring import MeasuredKernel, Outcome, in_order, measure_kernels
 from autocompress.targets.remote import Where
 
@@ -78,7 +78,8 @@ def test_measures_here_and_says_what_it_could_not() -> None:
     assert 0.0 < times[SMALL].p50_ms < times[LARGE].p50_ms
     for one in result.measured:
         assert one.p50_ms <= one.p90_ms
-        assert (one.n >= 5, one.slowed >= 1.0, one.dtype) == (True, True, "fp32")
+        assert one.n >= 5 or one.n + one.disturbed == runner.MOST_SAMPLES * 5
+        assert (one.slowed >= 1.0, one.dtype) == (True, "fp32")
     reasons = {one.kernel.op: one.reason for one in result.not_measured}
     assert "onnxruntime computes exported files in fp32" in reasons["conv2d"]
     assert "nothing is known of the operator" in reasons["other"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,13 @@ LAST = Kernel("linear", "c", "fp32", ((12,),), (10,), (10, 12))
 
 
 def node(
-    name: str, operator: str, inputs: str, elements: int, weights: tuple[int, ...] | None = None, ms: float = 1.0
+    name: str, operator: str, inputs: str, elements: int, weights: tuple[int, ...] | None = None, stored: int = 0
 ) -> RunNode:
-    return RunNode(name, operator, tuple(inputs), (name,), weights, elements, ms)
+    return RunNode(name, operator, tuple(inputs), stored, (name,), weights, elements, 1.0)
+
+
+def owned(kernels: list[Kernel], nodes: list[RunNode]) -> list[str]:
+    return ["".join(one.name for one in own) for own in attributed(kernels, nodes)]
 
 
 def test_nodes_find_their_kernels_and_what_stands_between_goes_with_what_reads_it() -> None:
@@ -29,18 +34,61 @@ def test_nodes_find_their_kernels_and_what_stands_between_goes_with_what_reads_i
         # In blocks of 16 channels.
         node("c", "Conv", "q", 1024, (16, 3, 3, 3)),
         node("r", "ReorderOutput", "c", 768),
-        node("a", "Add", "rr", 768),
+        node("a", "Add", "rx", 768),
         node("t", "Transpose", "a", 768),
         node("g", "Gemm", "t", 10, (12, 10)),
         node("d", "DequantizeLinear", "g", 10),
     ]
-    found = attributed([CONV, ADD, LAST], nodes)
-    assert [[one.name for one in own] for own in found] == [["q", "c"], ["r", "a"], ["t", "g", "d"]]
+    assert owned([CONV, ADD, LAST], nodes) == ["qc", "ra", "tgd"]
 
 
 def test_a_kernel_that_was_fused_away_has_no_node() -> None:
     nodes = [node("c", "FusedConv", "x", 768, (12, 3, 3, 3)), node("g", "Gemm", "c", 10, (10, 12))]
     assert [len(own) for own in attributed([CONV, ADD, LAST], nodes)] == [1, 0, 1]
+
+
+def test_what_stands_between_goes_with_the_first_that_reads_it_and_at_the_end_with_what_ran_before() -> None:
+    pool = Kernel("pool", "p", "fp32", ((12, 8, 8),), (12, 4, 4), stride=(2, 2), aten="max_pool2d", window=(2, 2))
+    nodes = [
+        node("c", "Conv", "x", 768, (12, 3, 3, 3)),
+        node("r", "ReorderOutput", "c", 768),
+        node("p", "MaxPool", "r", 192),
+        node("q", "QuantizeLinear", "p", 192),
+        node("a", "Add", "rx", 768),
+        node("d", "DequantizeLinear", "q", 192),
+    ]
+    assert owned([ADD, pool, CONV], nodes) == ["ad", "rpq", "c"]
+
+
+@pytest.mark.parametrize(
+    ("fused", "operators"),
+    [(("gelu",), ["Gelu"]), (("silu",), ["Sigmoid", "Mul"]), (("hardswish",), ["Mul", "Clip", "Mul"])],
+)
+def test_an_activation_that_runs_by_itself_goes_with_the_kernel_that_takes_it_along(
+    fused: tuple[str, ...], operators: list[str]
+) -> None:
+    taking = replace(CONV, fused=fused)
+    nodes = [node("c", "Conv", "x", 768, (12, 3, 3, 3)), node("r", "ReorderOutput", "c", 768)]
+    nodes += [node(str(at), one, f"{at - 1}r" if at else "r", 768) for at, one in enumerate(operators)]
+    last = str(len(operators) - 1)
+    nodes += [node("q", "QuantizeLinear", last, 768), node("a", "Add", "qx", 768)]
+    assert owned([taking, ADD], nodes) == ["cr" + "".join(map(str, range(len(operators)))), "qa"]
+
+
+def test_a_bias_is_not_taken_for_a_sum() -> None:
+    nodes = [
+        node("m", "MatMul", "x", 10, (12, 10)),
+        node("b", "Add", "m", 10, stored=1),
+        node("a", "Add", "bx", 10),
+    ]
+    summed = replace(ADD, in_shapes=((10,), (10,)), out_shape=(10,))
+    assert owned([LAST, summed], nodes) == ["mb", "a"]
+    assert owned([replace(LAST, fused=("add",))], nodes) == ["mba"]
+
+
+def test_a_sigmoid_is_not_taken_for_another_activation() -> None:
+    other = replace(ADD, in_shapes=((12, 8, 8),), aten="mish")
+    assert owned([CONV, other], [node("c", "Conv", "x", 768, (12, 3, 3, 3)), node("s", "Sigmoid", "c", 768)])[1] == ""
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,10 @@ def test_says_what_the_machine_is_and_answers_each_job(tmp_path: Path) -> None:
     assert (first["id"], second["id"]) == (1, 2)
     assert first["p50_ms"][0] < first["p50_ms"][1]
     assert all(p50 <= p90 for p50, p90 in zip(first["p50_ms"], first["p90_ms"], strict=True))
-    assert min(first["n"]) >= 3
-    assert second["n"][0] >= 5
+    # Enough undisturbed ones, or all that were to be tried on a busy machine.
+    for found, repeats in ((first, 3), (second, 5)):
+        for n, disturbed in zip(found["n"], found["disturbed"], strict=True):
+            assert n >= repeats or n + disturbed == runner.MOST_SAMPLES * repeats
 
 
 def test_a_model_that_does_not_run_leaves_the_others_alone(tmp_path: Path) -> None:
