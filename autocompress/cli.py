@@ -69,7 +69,7 @@ def search(
     final_minutes: Annotated[
         float,
         typer.Option(help="What these trainings may take together; 0 for any time, and the same numbers anywhere."),
-    ] = 18.0,
+    ] = 15.0,
     final_points: Annotated[int, typer.Option(help="Points of the front to train and export.")] = 7,
     calibration_samples: Annotated[int, typer.Option(help="Samples for statistics and ranges.")] = 512,
     validation_samples: Annotated[

@@ -161,9 +161,10 @@ class Driver:
         artifacts = self.folder / ARTIFACTS
         self.listener.say("exporting the dense model")
         asked = self.final_steps(self.settings.final_epochs if ended else 0.0)
-        each_s = self.settings.final_minutes * 60.0 * executor.workers / self.settings.final_points
+        count = self.settings.final_points
+        least = min(asked, LEAST_FINAL_STEPS)
+        seconds = self.settings.final_minutes * 60.0 * min(executor.workers, count)
         per_step_s = step_seconds(records, self.context.effort.short_steps)
-        steps = steps_in_time(asked, LEAST_FINAL_STEPS, each_s, per_step_s)
         baseline = emit_point(Plan(), 0, DENSE, self.context, artifacts / DENSE, steps=0, start=None, dense=None)
         finals = Finals(
             executor=executor,
@@ -171,11 +172,12 @@ class Driver:
             dense=dense,
             kind=lambda record: rest_kind(self.space.changed(record.vector)),
             baseline=baseline,
-            steps=steps,
-            least_steps=min(steps, LEAST_FINAL_STEPS),
-            points=self.settings.final_points,
+            steps=asked,
+            all_steps=steps_in_time(count * asked, count * least, seconds, per_step_s),
+            least_steps=least,
+            points=count,
             # Where a final training takes seconds, a point that others beat is replaced; where it takes minutes, not.
-            spare=self.settings.final_points if asked <= LEAST_FINAL_STEPS else 0,
+            spare=count if asked <= LEAST_FINAL_STEPS else 0,
             artifacts=artifacts,
             checkpoints=self.folder / CHECKPOINTS,
             listener=self.listener,

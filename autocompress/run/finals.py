@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +16,7 @@ from autocompress.run.finish import Point
 from autocompress.run.jobs import PointJob
 from autocompress.run.trials import Listener
 from autocompress.run.weights import checkpoint_path
-from autocompress.search.record import Objective, Record, losses
+from autocompress.search.record import Objective, Record, front_of, losses
 from autocompress.search.select import Made, next_point, training_share
 
 
@@ -29,6 +30,7 @@ class Finals:
         kind: What a trial's plan changes that decides how much training brings back, see `rest_kind`.
         baseline: The dense artifact.
         steps: Optimiser steps of the final training of a point with a typical loss, see `training_share`.
+        all_steps: Of all final trainings together, where no point asks for less.
         least_steps: No final training is shorter.
         points: How many are made.
         spare: How many more are made at most, one for each that others beat.
@@ -40,6 +42,7 @@ class Finals:
     kind: Callable[[Record], str]
     baseline: Point
     steps: int
+    all_steps: int
     least_steps: int
     points: int
     spare: int
@@ -49,12 +52,12 @@ class Finals:
 
 
 def steps_in_time(asked: int, least: int, seconds: float, per_step: float | None) -> int:
-    """Of the steps asked for a point as many as there is time for, but `least` where so many were asked for.
+    """Of the steps asked for as many as there is time for, but `least` where so many were asked for.
 
     Args:
-        asked: Of each point.
+        asked: Of all points together.
         least: Whatever time that takes.
-        seconds: For each point; 0 for any time.
+        seconds: For all of them; 0 for any time.
         per_step: Seconds of a training step of the dense model; None where that is not known.
     """
     if seconds <= 0 or not per_step:
@@ -72,13 +75,9 @@ def step_seconds(records: Sequence[Record], short_steps: int) -> float | None:
 
 
 def make_points(finals: Finals, records: Sequence[Record]) -> list[Point]:
-    """Trains, exports and verifies the trials that together cover most of a front; Ctrl-C keeps what is ready.
-
-    All are candidates: one that another beats in every objective may still do less work, see `next_point`.
-    """
-    tried = [record for record in records if record.state == "complete" and record.fidelity == "short"]
-    met = [record for record in tried if record.error is None]
-    making = _Making(finals, met or tried)
+    """Trains, exports and verifies the trials that together cover most of the front; Ctrl-C keeps what is ready."""
+    met = [record for record in records if record.state == "complete" and record.error is None]
+    making = _Making(finals, front_of(met or records, finals.objectives, "short"))
     try:
         while making.more():
             making.wait()
@@ -91,13 +90,15 @@ def make_points(finals: Finals, records: Sequence[Record]) -> list[Point]:
 class _Making:
     """Points are chosen by those that would have ended by then if a step took as long for each of them.
 
-    So the same seed and workers choose the same points however long each takes, and none waits for a long one.
+    So the same seed and workers choose the same points however long each takes, and none waits for a long one. Of those
+    that are to come the longest is trained first, so that none runs alone at the end.
     """
 
     def __init__(self, finals: Finals, candidates: Sequence[Record]) -> None:
         self._finals = finals
         self._left = list(candidates)
         self._chosen: list[Record] = []
+        self._given = 0
         # In steps since the first point was started: when each worker is free, and when each point ends.
         self._free = [0] * finals.executor.workers
         self._ends: dict[int, int] = {}
@@ -116,14 +117,14 @@ class _Making:
             known = [record for record in self._chosen if self._ends[record.number] <= self._free[0]]
             if any(record.number not in self._ended for record in known):
                 break
-            record = self._choose(known)
-            if record is None and not executor.busy:
-                record = self._choose(self._chosen)
-            if record is None:
+            to_come = self._to_come(known)
+            if not to_come and not executor.busy:
+                to_come = self._to_come(self._chosen)
+            if not to_come:
                 if not executor.busy and len(self._chosen) < self._wanted(self._made(self._chosen)):
                     listener.say("no other plan is expected to add to these points")
                 break
-            self._start(record)
+            self._start(to_come)
         return executor.busy > 0
 
     def wait(self) -> None:
@@ -146,27 +147,40 @@ class _Making:
         ended = [(record, self._ended[record.number]) for record in known]
         return [Made(r, point.validation_metrics) for r, point in ended if point is not None and point.reason is None]
 
-    def _choose(self, known: Sequence[Record]) -> Record | None:
-        """The next one by what is known; None if enough are made or none is expected to add anything."""
+    def _to_come(self, known: Sequence[Record]) -> list[Record]:
+        """Those that would be made by what is known, the one that adds most first; none that adds nothing."""
         finals, made = self._finals, self._made(known)
-        if len(self._chosen) >= self._wanted(made):
-            return None
         ended = {record.number for record in known}
-        running = [record for record in self._chosen if record.number not in ended]
-        return next_point(self._left, finals.objectives, finals.dense, made, running, finals.kind)
+        taken = [record for record in self._chosen if record.number not in ended]
+        left, found = list(self._left), list[Record]()
+        while len(self._chosen) + len(found) < self._wanted(made):
+            record = next_point(left, finals.objectives, finals.dense, made, [*taken, *found], finals.kind)
+            if record is None:
+                break
+            left = [other for other in left if other is not record]
+            found.append(record)
+        return found
 
-    def _steps(self, share: float) -> int:
-        """A share of what each of the points to come would get, so that all together take no longer than was asked."""
-        finals = self._finals
-        to_come = max(1, finals.points - len(self._chosen))
-        fair = max(0.0, finals.points * finals.steps - sum(self._free)) / to_come
-        return max(finals.least_steps, round(min(share, to_come) * fair))
+    def _steps(self, share: float, shares: float) -> int:
+        """What a point gets of the steps that are left, by its share of the shares of all that are to come.
 
-    def _start(self, record: Record) -> None:
+        Not more than was asked for a point, times its share; and none ends later than all would if they filled the
+        workers evenly, since the time of another worker is not its own.
+        """
         finals = self._finals
+        left = max(0, finals.all_steps - self._given)
+        own = finals.all_steps / min(len(self._free), finals.points) - self._free[0]
+        return max(finals.least_steps, round(min(share * min(finals.steps, left / shares), own)))
+
+    def _start(self, to_come: Sequence[Record]) -> None:
+        """Starts the one with the longest training."""
+        finals = self._finals
+        shares = [training_share(record, finals.objectives, finals.dense) for record in to_come]
+        share, record = max(zip(shares, to_come, strict=True), key=itemgetter(0))
         self._left = [other for other in self._left if other is not record]
-        steps = self._steps(training_share(record, finals.objectives, finals.dense))
+        steps = self._steps(share, sum(shares))
         self._chosen.append(record)
+        self._given += steps
         key = f"point {len(self._chosen)} of about {finals.points} (trial {record.number})"
         self._ends[record.number] = self._free[0] + steps
         heapq.heapreplace(self._free, self._free[0] + steps)

@@ -51,7 +51,7 @@ class SearchConfig:
     precision: str | None = None
     short_steps: int | None = None
     final_epochs: float = 2.0
-    final_minutes: float = 18.0
+    final_minutes: float = 15.0
     final_points: int = 7
     calibration_samples: int = 512
     validation_samples: int | None = None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +74,8 @@ def started(first: Callable[[list[PointJob]], int]) -> list[tuple[int, int]]:
 def finals_of(executor: InOrder, **costs: float) -> Finals:
     dense = {**metrics(100.0, 1000.0), **{name: Metric.exact(value, name) for name, value in costs.items()}}
     baseline = Point("dense", 0, "", "full", Plan(), dense, 100.0, (), {}, {}, None, None, ())
-    return Finals(executor, OBJECTIVES, dense, lambda record: False, baseline, 100, 1, 5, 2, Path(), Path(), Silent())
+    places = Path(), Path()
+    return Finals(executor, OBJECTIVES, dense, lambda record: False, baseline, 100, 500, 1, 5, 2, *places, Silent())
 
 
 @pytest.mark.parametrize("order", ["first started", "last started", "longest"])
@@ -99,7 +101,7 @@ def test_no_worker_waits_for_a_long_point() -> None:
     assert waited == [2] * (len(chosen) - 1) + [1]
 
 
-def test_a_trial_that_others_beat_in_every_objective_is_chosen_for_less_work() -> None:
+def test_a_trial_that_others_beat_in_every_objective_is_not_chosen_for_less_work() -> None:
     beaten = replace(RECORDS[6], number=8, metrics=metrics(RECORDS[6].metrics["accuracy"].value, 310))
     work = {record.number: 1e6 for record in RECORDS} | {8: 1e5}
     records = [
@@ -107,7 +109,20 @@ def test_a_trial_that_others_beat_in_every_objective_is_chosen_for_less_work() -
         for one in (*RECORDS, beaten)
     ]
     points = make_points(finals_of(InOrder(lambda jobs: 0), macs=1e6), records)
-    assert 8 in {point.trial for point in points}
+    assert 8 not in {point.trial for point in points}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 20])
+def test_no_point_ends_later_than_all_would_side_by_side(workers: int) -> None:
+    executor = InOrder(lambda jobs: 0)
+    executor.workers = workers
+    finals = finals_of(executor)
+    assert make_points(finals, RECORDS)
+    most = finals.all_steps / min(workers, finals.points)
+    free = [0] * workers
+    for _, steps in executor.started:
+        heapq.heapreplace(free, free[0] + steps)
+        assert max(free) <= most + finals.least_steps * len(executor.started)
 
 
 def test_trials_that_break_a_constraint_do_not_stand_in_the_way_of_those_that_meet_it() -> None:
