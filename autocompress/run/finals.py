@@ -98,7 +98,6 @@ class _Making:
         self._finals = finals
         self._left = list(candidates)
         self._chosen: list[Record] = []
-        self._given = 0
         # In steps since the first point was started: when each worker is free, and when each point ends.
         self._free = [0] * finals.executor.workers
         self._ends: dict[int, int] = {}
@@ -153,7 +152,8 @@ class _Making:
         ended = {record.number for record in known}
         taken = [record for record in self._chosen if record.number not in ended]
         left, found = list(self._left), list[Record]()
-        while len(self._chosen) + len(found) < self._wanted(made):
+        missing = self._wanted(made) - len(self._chosen)
+        while len(found) < missing:
             record = next_point(left, finals.objectives, finals.dense, made, [*taken, *found], finals.kind)
             if record is None:
                 break
@@ -168,7 +168,7 @@ class _Making:
         workers evenly, since the time of another worker is not its own.
         """
         finals = self._finals
-        left = max(0, finals.all_steps - self._given)
+        left = max(0, finals.all_steps - sum(self._free))
         own = finals.all_steps / min(len(self._free), finals.points) - self._free[0]
         return max(finals.least_steps, round(min(share * min(finals.steps, left / shares), own)))
 
@@ -180,7 +180,6 @@ class _Making:
         self._left = [other for other in self._left if other is not record]
         steps = self._steps(share, sum(shares))
         self._chosen.append(record)
-        self._given += steps
         key = f"point {len(self._chosen)} of about {finals.points} (trial {record.number})"
         self._ends[record.number] = self._free[0] + steps
         heapq.heapreplace(self._free, self._free[0] + steps)
