@@ -45,11 +45,9 @@ def plans_of(space: Space, seed: int) -> Iterator[tuple[str, Plan]]:
     eight_bits = next(plan for label, plan in space.uniform_plans() if label.startswith("uniform w8"))
     yield "int8", eight_bits
     if seed % 2:
-        vector, half = (
-            np.array(space.encode(eight_bits)),
-            np.random.default_rng(seed).random(len(space.decisions)) < 0.5,
-        )
-        yield "both", space.decode(tuple(int(index) for index in np.where(half, vector, 0)))
+        half = np.random.default_rng(seed).random(len(space.decisions)) < 0.5
+        vector = np.where(half, space.encode(eight_bits), 0)
+        yield "both", space.decode(tuple(map(int, vector)))
 
 
 @cache

@@ -49,7 +49,7 @@ def keep(laws: Mapping[str, Law]) -> Mapping[str, Law]:
 
 
 def cache_path() -> Path:
-    """Where the laws are kept: one file per CPU model, ONNX Runtime version and set of networks they are learnt from."""
+    """Where the laws are kept: a file for each processor, ONNX Runtime version and set of networks to learn from."""
     return cache_folder() / f"latency-{_identity(_learnt_from())}.json"
 
 

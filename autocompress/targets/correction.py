@@ -69,13 +69,11 @@ class Correction:
     @cached_property
     def _by_kind(self) -> Mapping[str, _Alike]:
         weights = np.array(self.weights)
-        return {
-            names[0][0]: _Alike.of(names, places, weights[which]) for which, names, places in _kinds(self.known)
-        }
+        return {names[0][0]: _Alike.of(names, places, weights[which]) for which, names, places in _kinds(self.known)}
 
 
 class _Alike(NamedTuple):
-    """The known kernels of one kind: their places and weights, and for every way which of them have a name in common."""
+    """The known kernels of one kind: their places and weights, and by way and name which of them have that name."""
 
     places: Array
     weights: Array

@@ -2,9 +2,9 @@
 
 A kernel alone is not what it is in a network: a runtime changes layouts, rounds and copies between kernels. The profile
 tells the time of every node that was run, in order. Each kernel of the network finds its node, by what it computes and
-by the shapes of its weights and output; kernels that a runtime fused away find none, and take nothing. Of the nodes that
-no kernel asked for, those that do what a kernel takes along count with it: biases, activations, sums. The others stand
-between kernels, and count with the first one that reads what they write.
+by the shapes of its weights and output; kernels that a runtime fused away find none, and take nothing. Of the nodes
+that no kernel asked for, those that do what a kernel takes along count with it: biases, activations, sums. The others
+stand between kernels, and count with the first one that reads what they write.
 
 Source: the events of ONNX Runtime's profiler. Nodes that the runtime made have no names, so the model that it made is
 written (`optimized_model_filepath`), its nodes are named, and it is opened once more as it is.
