@@ -30,10 +30,12 @@ NOISE, FLOOR_MS = 0.1, 0.001
 # The same for kernels that took no time at all; whether a runtime fuses one away hangs on more than is compared.
 GONE = 0.5
 # Of each way to be alike: how much f varies, and over which factors (e to the power of these) of channels and of sides.
-WAYS = ((0.4, 4.0, 4.0), (0.2, 2.5, 4.0), (0.4, 3.0, 2.5), (0.3, 3.0, 2.5), (0.15, 1.0, 2.0))
+WAYS = ((1.0, 4.5, 3.0), (0.7, 4.0, 4.0), (0.5, 2.8, 2.9), (0.3, 3.3, 5.0), (0.3, 1.5, 3.0))
 # Nothing is corrected by more than this factor.
 _MOST = 10.0
 _BLOCKS = (16, 8, 4, 2)
+# Channels are computed on in blocks if they are multiples of this, and by slower kernels if not.
+_WHOLE = 4
 _FREE = ("relu", "clamp")
 
 Array = NDArray[np.float64]
@@ -44,7 +46,7 @@ class Likeness(NamedTuple):
 
     Attributes:
         names: What alike kernels have in common: the op; how far its channels fill blocks as well; operator, window,
-            steps and fusion beside the op; what wrote its inputs beside those; all of it.
+            steps, fusion and whether blocks are whole beside the op; what wrote its inputs beside those; all of it.
         place: Logarithms of the channels read and written in a group, the sides of input and output, and the groups.
     """
 
@@ -124,19 +126,15 @@ def likeness(kernel: Kernel, dtype: str) -> Likeness:
     kind = f"{dtype} {key.op} {'depthwise' if depthwise else 'grouped' if groups > 1 else ''}"
     window = key.weight_shape[2:] if key.weight_shape is not None else key.window
     fused = sorted(name for name in key.fused if name not in _FREE)
-    family = f"{key.aten} {window} {key.stride} {key.dilation} {fused} {len(key.out_shape)} {len(key.in_shapes)}"
     sizes = [max(1, inputs // groups), max(1, outputs // groups)]
-    blocks = [next((block for block in _BLOCKS if size % block == 0), 1) for size in sizes]
-    filled = f"{blocks} {[size < _BLOCKS[0] for size in sizes]}"
+    whole = [size % _WHOLE == 0 for size in sizes]
+    filled = [(next((block for block in _BLOCKS if size % block == 0), 1), size < _BLOCKS[0]) for size in sizes]
+    ranks = f"{len(key.out_shape)} {len(key.in_shapes)}"
+    family = f"{kind} {key.aten} {window} {key.stride} {key.dilation} {fused} {ranks} {whole}"
     sides = [0.5 * math.log(max(1, each)) for each in (read, pixels)]
     place = (*(math.log(size) for size in sizes), *sides, math.log(groups))
-    names = (
-        kind,
-        f"{kind} {filled}",
-        f"{kind} {family}",
-        f"{kind} {family} {kernel.sources}",
-        f"{kind} {family} {kernel.sources} {filled}",
-    )
+    within = f"{family} {kernel.sources}"
+    names = (kind, f"{kind} {filled}", family, within, f"{within} {filled}")
     return Likeness(names, place)
 
 

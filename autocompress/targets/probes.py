@@ -73,11 +73,12 @@ def read_probes(path: Path) -> list[Probe]:
 
 
 def emptied(model: onnx.ModelProto) -> bytes:
-    """An ONNX file without the values of its weights, whose shapes and types stay."""
+    """An ONNX file without the values of its weights, whose shapes and types stay; packed codes are kept."""
     found = onnx.ModelProto()
     found.CopyFrom(model)
+    decoded = {name for node in found.graph.node if node.op_type == "Cast" for name in node.input}
     for tensor in found.graph.initializer:
-        if _is_large(tensor):
+        if _is_large(tensor) and tensor.name not in decoded:
             for name in _DATA:
                 tensor.ClearField(name)
     return bytes(found.SerializeToString())

@@ -139,6 +139,8 @@ class Profile:
         self._made = _made(model, folder / "made.onnx")
         options = _options()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Even so, a DequantizeLinear that two nodes read would be made two.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / "profile")
         self._session = _opened(self._made.SerializeToString(), options)
