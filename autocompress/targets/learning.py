@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
-from scipy.optimize import nnls
 
 from autocompress.core.kernel import Kernel
 from autocompress.targets import quiet
 from autocompress.targets.correction import FLOOR_MS, learnt, likeness
 from autocompress.targets.fit import TERM_NAMES, design, ranges_of, solve, spread_of
+from autocompress.targets.inside import Measurements, Network, measured
 from autocompress.targets.law import FAMILIES, TERMS, Law, Tiling
-from autocompress.targets.measure import time_sessions, undisturbed
-from autocompress.targets.probes import Probe, filled, probes_path, read_probes
-from autocompress.targets.profiled import RunNode, attributed, profiled
-from autocompress.targets.session import feeds_of, open_session
+from autocompress.targets.probes import probes_path, read_probes
 
 DTYPES = ("fp32", "int8")
 # ONNX Runtime's blocked kernels compute 16 output channels at a time; those for int8 need multiples of 4.
@@ -25,13 +21,6 @@ TILINGS = {
     "fp32": Tiling(channels=16, narrow_channels=16, blocked=4),
     "int8": Tiling(channels=16, narrow_channels=16, aligned=4, least_channels=16),
 }
-# The profiler keeps all it sees in memory, and others on the machine slow it down for seconds or minutes at a time. So
-# networks are run some at a time, and all of them come up in several rounds, of which the fastest counts.
-ROUNDS, TOGETHER = 3, 100
-# How often each network is run under the profiler: passes over those that are open, and runs in each.
-PROFILE_PASSES, RUNS = 4, 4
-# Of every so many networks the files are timed as wholes, each so often.
-EVERY, REPEATS = 5, 10
 FOLDS = 4
 # Milliseconds per unit on an ordinary core: 30 GMAC/s, 10 GB/s, 1 ns per pooled output, 20 ns per pixel
 # off the fast path, 2 us per kernel; that a tensor lies in a branch costs a processor nothing.
@@ -44,98 +33,12 @@ PULL = 0.005
 _LEAST_MS, _SMALL_MS = 5e-4, 0.02
 
 
-@dataclass(frozen=True)
-class Network:
-    """A network with the time of each of its kernels inside of it.
-
-    Attributes:
-        family: Networks of one family are left out together.
-        kernels: Of the network.
-        kernels_ms: Their times, zero where a runtime fused one away.
-        whole_ms: The time of its file, None where that was not taken.
-    """
-
-    family: int
-    kernels: tuple[Kernel, ...]
-    kernels_ms: tuple[float, ...]
-    whole_ms: float | None
-
-
-@dataclass(frozen=True)
-class Measurements:
-    """Networks as they were measured, and what a call costs beside its kernels."""
-
-    networks: tuple[Network, ...]
-    call_ms: float
-
-
 def measure_laws() -> dict[str, Law]:
     """Times the networks that were shipped for it and fits a law for each dtype."""
     probes = read_probes(probes_path())
     with quiet.measuring():
         networks = measured(probes)
     return fit_laws(networks)
-
-
-def measured(probes: Sequence[Probe]) -> Measurements:
-    """The networks as they were measured."""
-    nodes: dict[str, list[RunNode]] = {}
-    whole_ms: dict[str, float] = {}
-    for _ in range(ROUNDS):
-        for first in range(0, len(probes), TOGETHER):
-            some = probes[first : first + TOGETHER]
-            ran = profiled([filled(probe.model) for probe in some], PROFILE_PASSES, RUNS)
-            for probe, found in zip(some, ran, strict=True):
-                nodes[probe.name] = min(nodes.get(probe.name, found), found, key=_taken_ms)
-            for name, ms in _whole_ms([probe for probe in some if _family(probe) % EVERY == 0]).items():
-                whole_ms[name] = min(whole_ms.get(name, ms), ms)
-    added = _added_by_profiler([(nodes[name], ms) for name, ms in whole_ms.items()])
-    networks = []
-    for probe in probes:
-        counted = attributed(probe.kernels, nodes[probe.name])
-        kernels_ms = tuple(max(0.0, sum(node.ms - added.node_ms(node) for node in one)) for one in counted)
-        networks.append(Network(_family(probe), probe.kernels, kernels_ms, whole_ms.get(probe.name)))
-    return Measurements(tuple(networks), added.call_ms)
-
-
-def _taken_ms(nodes: Sequence[RunNode]) -> float:
-    return sum(node.ms for node in nodes)
-
-
-def _whole_ms(probes: Sequence[Probe]) -> dict[str, float]:
-    """How long files take as wholes."""
-    sessions = [open_session(filled(probe.model)) for probe in probes]
-    taken = time_sessions(sessions, [feeds_of(session) for session in sessions], REPEATS)
-    return {probe.name: float(np.median(undisturbed(ms))) for probe, ms in zip(probes, taken, strict=True)}
-
-
-def _family(probe: Probe) -> int:
-    return int(probe.name.split("-")[1])
-
-
-class _Added(NamedTuple):
-    """What the profiler adds to a node, and to each tensor it reads, and what a call costs beside its nodes."""
-
-    each_ms: float
-    read_ms: float
-    call_ms: float
-
-    def node_ms(self, node: RunNode) -> float:
-        """What it adds to one node."""
-        return self.each_ms + self.read_ms * (len(node.inputs) + node.stored)
-
-
-def _added_by_profiler(timed: Sequence[tuple[Sequence[RunNode], float]]) -> _Added:
-    """What makes nodes add up to whole files.
-
-    By least squares on the faster half: there it is most of the time, and what disturbs a run is small beside it.
-    """
-    whole = np.array([ms for _, ms in timed])
-    fast = whole <= np.median(whole)
-    counts = np.array([(len(nodes), sum(len(one.inputs) + one.stored for one in nodes), -1.0) for nodes, _ in timed])
-    added = np.array([sum(node.ms for node in nodes) for nodes, _ in timed]) - whole
-    found, _ = nnls((counts / whole[:, None])[fast], (added / whole)[fast])
-    return _Added(*map(float, found))
 
 
 def fit_laws(measurements: Measurements) -> dict[str, Law]:
@@ -146,10 +49,10 @@ def fit_laws(measurements: Measurements) -> dict[str, Law]:
     """
     ratios: dict[str, list[float]] = {dtype: [] for dtype in DTYPES}
     for fold in range(FOLDS):
-        kept = [one for one in measurements.networks if one.family // EVERY % FOLDS != fold]
+        kept = [one for one in measurements.networks if one.family % FOLDS != fold]
         laws = _laws(replace(measurements, networks=tuple(kept)))
         for network in measurements.networks:
-            if network.family // EVERY % FOLDS == fold and network.whole_ms is not None:
+            if network.family % FOLDS == fold:
                 ratios[_dtype(network)].append(network.whole_ms / told_ms(laws, network.kernels))
     spreads = {dtype: spread_of(np.array(found)) for dtype, found in ratios.items()}
     return {

@@ -129,21 +129,21 @@ class RunNode(NamedTuple):
 class Profile:
     """A network that is run under the profiler, some runs at a time, until its nodes are asked for."""
 
-    def __init__(self, model: bytes, folder: Path) -> None:
+    def __init__(self, made: onnx.ModelProto, folder: Path) -> None:
         """Opens it.
 
         Args:
-            model: ONNX.
+            made: The network as the runtime made it (`optimised`).
             folder: For what the profiler writes, of this network alone.
         """
-        self._made = _made(model, folder / "made.onnx")
+        self._made = made
         options = _options()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Even so, a DequantizeLinear that two nodes read would be made two.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / "profile")
-        self._session = _opened(self._made.SerializeToString(), options)
+        self._session = _opened(made.SerializeToString(), options)
         self._feeds = feeds_of(self._session)
 
     def run(self, times: int) -> None:
@@ -168,13 +168,14 @@ class Profile:
         return [_node(made[name], stored, shapes, elements, times) for name, (elements, times) in taken.items()]
 
 
-def _made(model: bytes, file: Path) -> onnx.ModelProto:
+def optimised(model: bytes) -> onnx.ModelProto:
     """What the runtime makes of a model, with a name for every node."""
-    options = _options()
-    options.optimized_model_filepath = str(file)
-    _opened(model, options)
-    found = onnx.load(file)
-    file.unlink()
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "made.onnx"
+        options = _options()
+        options.optimized_model_filepath = str(file)
+        _opened(model, options)
+        found = onnx.load(file)
     for number, node in enumerate(found.graph.node):
         node.name = f"node{number}"
     return found
@@ -191,14 +192,14 @@ def _opened(model: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.In
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def profiled(models: Sequence[bytes], passes: int, runs: int) -> list[list[RunNode]]:
-    """The nodes of networks, each run so often in each of several passes over all of them."""
+def profiled(networks: Sequence[onnx.ModelProto], passes: int, runs: int) -> list[list[RunNode]]:
+    """The nodes of networks as the runtime made them, each run so often in each of several passes over all of them."""
     with TemporaryDirectory() as folder:
         opened = []
-        for number, model in enumerate(models):
+        for number, made in enumerate(networks):
             own = Path(folder) / str(number)
             own.mkdir()
-            opened.append(Profile(model, own))
+            opened.append(Profile(made, own))
         for _ in range(passes):
             for profile in opened:
                 profile.run(runs)

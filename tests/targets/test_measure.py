@@ -9,7 +9,7 @@ import pytest
 
 from autocompress.core.kernel import Kernel
 from autocompress.errors import InputError
-from autocompress.targets import calibrate, learning
+from autocompress.targets import calibrate, inside, learning
 from autocompress.targets.law import Law, terms_of
 from autocompress.targets.measure import (
     MOST_ROUNDS,
@@ -60,7 +60,7 @@ def test_what_cannot_be_measured(tmp_path: Path) -> None:
         measure_onnx(built.model, {"y": built.feeds["x0"]}, repeats=1)
 
 
-def measured_by(scales: dict[str, dict[str, float]], networks: Sequence[Sequence[Kernel]]) -> learning.Measurements:
+def measured_by(scales: dict[str, dict[str, float]], networks: Sequence[Sequence[Kernel]]) -> inside.Measurements:
     """Networks whose kernels follow the prior law exactly, but for terms that are scaled, by dtype."""
 
     def ms(kernel: Kernel) -> float:
@@ -71,8 +71,8 @@ def measured_by(scales: dict[str, dict[str, float]], networks: Sequence[Sequence
     found = []
     for family, network in enumerate(networks):
         times = tuple(map(ms, network))
-        found.append(learning.Network(family * learning.EVERY, tuple(network), times, sum(times) + CALL_MS))
-    return learning.Measurements(tuple(found), CALL_MS)
+        found.append(inside.Network(family, tuple(network), times, sum(times) + CALL_MS))
+    return inside.Measurements(tuple(found), CALL_MS)
 
 
 def links(dtype: str) -> list[Link]:
@@ -154,8 +154,8 @@ def test_a_corrupt_cache_is_measured_again(cache: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("cache")
 def test_calibrates_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learning, "REPEATS", 5)
-    monkeypatch.setattr(learning, "PROFILE_PASSES", 2)
+    monkeypatch.setattr(inside, "ROUNDS", 1)
+    monkeypatch.setattr(inside, "REPEATS", 5)
     monkeypatch.setattr(learning, "read_probes", lambda path: read_probes(path)[::4])
     kernel = build(Link("conv", 64, 32, 3)).kernels[0]
     target = load_target("local")

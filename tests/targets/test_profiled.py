@@ -10,7 +10,7 @@ from autocompress.core.kernel import Kernel
 from autocompress.core.plan import Plan
 from autocompress.emit.onnx_export import export_onnx
 from autocompress.proxy.evaluate import realise
-from autocompress.targets.profiled import RunNode, attributed, profiled
+from autocompress.targets.profiled import RunNode, attributed, optimised, profiled
 from tests.run.tiny import tiny_context
 
 CONV = Kernel("conv2d", "a", "fp32", ((3, 8, 8),), (12, 8, 8), (12, 3, 3, 3), (1, 1), (1, 1))
@@ -113,7 +113,7 @@ def test_every_kernel_of_a_real_network_is_found(tmp_path: Path) -> None:
     kernels = [step.kernel for step in fuse(context.network(Plan()), context.target.fusion) if step.kernel is not None]
     file = tmp_path / "model.onnx"
     export_onnx(realise(Plan(), context).module, context.dense.inputs, file, opset=context.target.profile.opset)
-    (nodes,) = profiled([file.read_bytes()], passes=2, runs=2)
+    (nodes,) = profiled([optimised(file.read_bytes())], passes=2, runs=2)
     found = attributed(kernels, nodes)
     assert all(found)
     assert sum(map(len, found)) == len(nodes)
