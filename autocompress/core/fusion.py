@@ -123,11 +123,11 @@ def fuse(network: Network, fusion: Fusion) -> tuple[Step, ...]:
         launches = _merged(launches)
     # A kernel that takes an addition along runs when the other operand is there; siblings run with the first of them.
     launches.sort(key=lambda launch: min([chains.place[name] for name in launch.writes]))
-    counts = _branch_reads(network, launches)
+    counts = zip(_branch_reads(network, launches), _mixed_reads(launches), strict=True)
     sources: dict[str, tuple[str, ...]] = dict.fromkeys(network.inputs, ("input",))
     steps = []
-    for launch, count in zip(launches, counts, strict=True):
-        step = _step(launch, fusion, count, sources)
+    for launch, (inside, mixed) in zip(launches, counts, strict=True):
+        step = _step(launch, fusion, inside, mixed, sources)
         sources.update(dict.fromkeys(step.writes, _source(step.kernel) or _sources(launch, sources)))
         steps.append(step)
     return tuple(steps)
@@ -175,7 +175,26 @@ def _branch_reads(network: Network, launches: Sequence[_Launch]) -> list[int]:
     return counts
 
 
-def _step(launch: _Launch, fusion: Fusion, branch_reads: int, sources: Mapping[str, tuple[str, ...]]) -> Step:
+def _mixed_reads(launches: Sequence[_Launch]) -> list[int]:
+    """Counts for every convolution whether one of another window reads the same tensor before it.
+
+    Runtimes choose a layout for each, so that such a tensor is there in two.
+    """
+    first: dict[str, tuple[int, ...]] = {}
+    counts = []
+    for launch in launches:
+        head = launch.chains[0][0]
+        if head.op == "conv2d" and head.weight_shape is not None:
+            window = head.weight_shape[2:]
+            counts.append(int(first.setdefault(head.reads[0], window) != window))
+        else:
+            counts.append(0)
+    return counts
+
+
+def _step(
+    launch: _Launch, fusion: Fusion, branch_reads: int, mixed_reads: int, sources: Mapping[str, tuple[str, ...]]
+) -> Step:
     """The kernel of a launch; siblings are one that writes all their channels."""
     chain, chains = launch.chains[0], launch.chains
     operators = tuple(chain) if len(chains) == 1 else tuple(one for each in chains for one in each)
@@ -202,6 +221,7 @@ def _step(launch: _Launch, fusion: Fusion, branch_reads: int, sources: Mapping[s
         aten=head.aten,
         window=head.window,
         branch_reads=branch_reads,
+        mixed_reads=mixed_reads,
         sources=_sources(launch, sources),
     )
     return Step(kernel, operators, launch.writes, launch.reads)

@@ -38,6 +38,7 @@ TERMS: dict[str, str] = {
     "weights": "million bytes",
     "linear_weights": "million bytes",
     "branch_reads": "tensor",
+    "mixed_reads": "tensor",
 }
 KINDS = (
     "conv3x3",
@@ -68,7 +69,8 @@ _KIND_OF_OP = {
 # Kernels below this many MACs and weights take as long as their launch; they share a spread.
 SMALL_MACS = 5_000_000
 FAMILIES = ("small", "depthwise", "conv3x3", "conv1x1", "large")
-# How often the activations of a kernel pass through memory; an unknown operator is assumed to be clumsy.
+# How often the activations of a kernel pass through memory: a norm that takes means first reads them twice, a batch
+# norm knows them. An unknown operator is assumed to be clumsy.
 _PASSES = {"norm": 2.0, "softmax": 2.0, "other": 3.0}
 
 
@@ -86,6 +88,8 @@ class Tiling:
         least_channels: How many it must write for the fast path.
         blocked: What channels must be multiples of so that a convolution computes where its inputs lie, in blocks, and
             gathers none of them; 1 where all gather, but those of one channel each.
+        converted: Of `KINDS` those that compute in fp32 where fp16 is asked for, so that what they read and write is
+            converted.
     """
 
     channels: int = 1
@@ -95,6 +99,7 @@ class Tiling:
     aligned: int = 1
     least_channels: int = 1
     blocked: int = 1
+    converted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -175,8 +180,22 @@ def kind_of(kernel: Kernel) -> str:
 
 def terms_of(kernel: Kernel, dtype: str, tiling: Tiling) -> dict[str, float]:
     """How many units of each term one kernel takes: the row of the linear system that a law is fitted with."""
-    terms = _terms_of(kernel, dtype, tiling)
-    return {**terms, "branch_reads": float(kernel.branch_reads)} if kernel.branch_reads else terms
+    terms = (_converted if is_converted(kernel, dtype, tiling) else _terms_of)(kernel, dtype, tiling)
+    counts = {"branch_reads": float(kernel.branch_reads), "mixed_reads": float(kernel.mixed_reads)}
+    return {**terms, **{term: count for term, count in counts.items() if count}}
+
+
+def is_converted(kernel: Kernel, dtype: str, tiling: Tiling) -> bool:
+    """True for a kernel that computes in fp32 between conversions although `dtype` is asked for."""
+    return dtype == "fp16" and kind_of(kernel) in tiling.converted
+
+
+def _converted(kernel: Kernel, dtype: str, tiling: Tiling) -> dict[str, float]:
+    """The terms of a kernel in fp32, and of a kernel for each tensor it reads and writes that converts it."""
+    terms = _terms_of(kernel, "fp32", tiling)
+    both = (BYTES_PER_ELEMENT[dtype] + BYTES_PER_ELEMENT["fp32"]) * 1e-6
+    passes = {"launch": 1.0 + len(kernel.in_shapes), "bytes": (kernel.in_elements + kernel.out_elements) * both}
+    return {**terms, **{term: terms.get(term, 0.0) + amount for term, amount in passes.items()}}
 
 
 def _terms_of(kernel: Kernel, dtype: str, tiling: Tiling) -> dict[str, float]:
@@ -206,7 +225,8 @@ def _terms_of(kernel: Kernel, dtype: str, tiling: Tiling) -> dict[str, float]:
         return {**terms, kind: macs * padding(kernel, tiling)}
     if kind == "pool":
         return {"launch": 1.0, "window_launch": 1.0, "bytes": moved, "pool": kernel.out_elements * 1e-6}
-    return {"launch": 1.0, "bytes": (moved + weights) * _PASSES.get(kernel.op if kind != "other" else "other", 1.0)}
+    passes = 1.0 if kernel.aten == "batch_norm" else _PASSES.get(kernel.op if kind != "other" else "other", 1.0)
+    return {"launch": 1.0, "bytes": (moved + weights) * passes}
 
 
 def padding(kernel: Kernel, tiling: Tiling) -> float:

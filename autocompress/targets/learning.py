@@ -23,11 +23,12 @@ TILINGS = {
 }
 FOLDS = 4
 # Milliseconds per unit on an ordinary core: 30 GMAC/s, 10 GB/s, 1 ns per pooled output, 20 ns per pixel
-# off the fast path, 2 us per kernel; that a tensor lies in a branch costs a processor nothing.
+# off the fast path, 2 us per kernel; that a tensor lies in a branch, or is read by unlike convolutions, costs a
+# processor nothing.
 PRIOR = {
     name: 1 / 30 if unit == "million MACs" else 1 / 10 if unit == "million bytes" else 2e-3
     for name, unit in TERMS.items()
-} | {"pool": 1.0, "gather": 0.1, "unaligned": 20.0, "branch_reads": 1e-6}
+} | {"pool": 1.0, "gather": 0.1, "unaligned": 20.0, "branch_reads": 1e-6, "mixed_reads": 1e-6}
 PULL = 0.005
 # No call costs less, and beside this a time counts little.
 _LEAST_MS, _SMALL_MS = 5e-4, 0.02

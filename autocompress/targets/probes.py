@@ -124,7 +124,7 @@ def _plain(kernel: Kernel) -> dict[str, Any]:
     return {
         name: value
         for name, value in asdict(kernel).items()
-        if name not in ("layer", "branch_reads") and value not in ((), None, 0, "")
+        if name not in ("layer", "branch_reads", "mixed_reads") and value not in ((), None, 0, "")
     }
 
 
