@@ -14,8 +14,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from networks import CLASSES, Transformer, basic, bottleneck, conv, dense, encoder, fire, head, inverted
 from scipy.stats import spearmanr
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress.config import wire
 from autocompress.core.metric import Metric
@@ -31,73 +32,6 @@ from autocompress.targets.calibrate import cpu_model
 from autocompress.tasks import classification
 
 SEED = 0
-CLASSES = 10
-
-
-def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1, act: bool = True) -> nn.Sequential:
-    """Convolution, BatchNorm and perhaps ReLU."""
-    layers = [nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False), nn.BatchNorm2d(outputs)]
-    return nn.Sequential(*layers, *([nn.ReLU()] if act else []))
-
-
-class Residual(nn.Module):
-    """The sum of a body and a shortcut, perhaps with a ReLU behind."""
-
-    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None, act: bool = True) -> None:
-        super().__init__()
-        self.body, self.shortcut, self.act = body, shortcut or nn.Identity(), nn.ReLU() if act else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same shape, or the body's."""
-        y: Tensor = self.act(self.body(x) + self.shortcut(x))
-        return y
-
-
-class Joined(nn.Module):
-    """The outputs of branches side by side."""
-
-    def __init__(self, *branches: nn.Module) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(branches)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[batch, channels of all branches, height, width]`."""
-        return torch.cat([branch(x) for branch in self.branches], 1)
-
-
-class Scaled(nn.Module):
-    """Channels weighted by what their means say (squeeze and excitation)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        inner = (nn.Conv2d(width, width // 4, 1), nn.ReLU(), nn.Conv2d(width // 4, width, 1), nn.Sigmoid())
-        self.weight = nn.Sequential(nn.AdaptiveAvgPool2d(1), *inner)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
-        y: Tensor = x * self.weight(x)
-        return y
-
-
-class Encoder(nn.Module):
-    """A transformer encoder over patches of 4 x 4 pixels."""
-
-    def __init__(self, width: int, depth: int) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, width, 4, 4)
-        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True)
-        self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
-        self.head = nn.Linear(width, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[batch, classes]`."""
-        y: Tensor = self.head(self.layers(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
-        return y
-
-
-def head(width: int) -> list[nn.Module]:
-    """Means of the channels, then classes."""
-    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, CLASSES)]
 
 
 def plain(width: int) -> nn.Module:
@@ -118,42 +52,6 @@ def stages(block: Callable[[int, int, int], nn.Module], width: int, depth: int) 
     return nn.Sequential(*body, *head(inputs))
 
 
-def basic(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """The block of ResNet-18."""
-    shortcut = None if inputs == outputs and stride == 1 else conv(inputs, outputs, 1, stride, act=False)
-    return Residual(nn.Sequential(conv(inputs, outputs, 3, stride), conv(outputs, outputs, act=False)), shortcut)
-
-
-def bottleneck(inputs: int, outputs: int, stride: int, groups: int = 1) -> nn.Module:
-    """The block of ResNet-50, or with groups of ResNeXt."""
-    inner = max(groups, outputs // 4)
-    body = nn.Sequential(
-        conv(inputs, inner, 1), conv(inner, inner, 3, stride, groups), conv(inner, outputs, 1, act=False)
-    )
-    return Residual(body, None if inputs == outputs and stride == 1 else conv(inputs, outputs, 1, stride, act=False))
-
-
-def inverted(inputs: int, outputs: int, stride: int, scaled: bool = False) -> nn.Module:
-    """The block of MobileNetV2, with squeeze and excitation that of EfficientNet."""
-    inner = 4 * inputs
-    middle = [conv(inputs, inner, 1), conv(inner, inner, 3, stride, inner), *([Scaled(inner)] if scaled else [])]
-    body = nn.Sequential(*middle, conv(inner, outputs, 1, act=False))
-    return Residual(body, act=False) if inputs == outputs and stride == 1 else body
-
-
-def dense(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """A layer of DenseNet, brought to a width again."""
-    grown = Joined(nn.Identity(), nn.Sequential(conv(inputs, outputs // 2)))
-    return nn.Sequential(grown, conv(inputs + outputs // 2, outputs, 1), *([nn.AvgPool2d(2)] if stride > 1 else []))
-
-
-def fire(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """The block of SqueezeNet."""
-    thin, half = max(4, inputs // 4), outputs // 2
-    joined = nn.Sequential(conv(inputs, thin, 1), Joined(conv(thin, half, 1), conv(thin, half, 3)))
-    return nn.Sequential(*([nn.MaxPool2d(2)] if stride > 1 else []), joined)
-
-
 KINDS: dict[str, tuple[Callable[..., nn.Module], Sequence[tuple[int, ...]]]] = {
     "plain": (plain, ((16,), (32,), (48,))),
     "resnet": (partial(stages, basic), ((16, 3), (24, 2), (32, 5))),
@@ -163,7 +61,10 @@ KINDS: dict[str, tuple[Callable[..., nn.Module], Sequence[tuple[int, ...]]]] = {
     "efficientnet": (partial(stages, partial(inverted, scaled=True)), ((8, 3), (16, 2), (24, 3))),
     "densenet": (partial(stages, dense), ((16, 3), (24, 4), (40, 3))),
     "squeezenet": (partial(stages, fire), ((16, 2), (32, 3), (64, 2))),
-    "transformer": (Encoder, ((64, 2), (96, 3), (128, 4))),
+    "transformer": (
+        lambda width, depth: Transformer(4, width, encoder(width, 4, 2 * width, depth)),
+        ((64, 2), (96, 3), (128, 4)),
+    ),
     "mixed": (
         partial(stages, lambda i, o, s: nn.Sequential(basic(i, o, s), inverted(o, o, 1))),
         ((16, 2), (24, 2), (32, 1)),

@@ -34,7 +34,10 @@ from autocompress.targets.law import FAMILIES, Law, Tiling
 from autocompress.targets.published.rows import Row
 from autocompress.targets.published.whole import WHOLE
 
-TILING = Tiling(channels=64, narrow_channels=32, pixels=32, winograd=(8, 16))
+# TensorRT has no fp16 kernel for depthwise convolutions on Maxwell: its profiles show reformatters around them, and
+# MobileNets gain nothing or little (NVIDIA developer forum 68624, github PaddlePaddle/Paddle#42966).
+DEPTHWISE = ("depthwise3x3", "depthwise")
+TILING = Tiling(channels=64, narrow_channels=32, pixels=32, winograd=(8, 16), converted=DEPTHWISE)
 TENSORRT = FUSIONS["tensorrt"]
 # Milliseconds per unit in fp32: what to believe without data, and the peak that nothing passes (118 GMAC/s, 25.6 GB/s;
 # 2.25 times the arithmetic for Winograd).
@@ -43,6 +46,7 @@ PRIOR = {
     "launch": 0.02,
     "window_launch": 0.02,
     "branch_reads": 1e-4,
+    "mixed_reads": 1e-3,
     "conv3x3": 1 / 180,
     "conv1x1": 1 / 95,
     "conv": 1 / 95,
@@ -67,6 +71,7 @@ PEAK = {
     "gather": 1 / 1000,
     "unaligned": 1 / 1000,
     "branch_reads": 1e-6,
+    "mixed_reads": 1e-6,
     "network": 0.05,
     "launch": 0.004,
     "window_launch": 0.001,

@@ -18,7 +18,7 @@ from autocompress.targets.parse import law_to_dict, with_law
 from autocompress.targets.published.rows import Row
 
 SEED, FOLDS = 0, 5
-HOST_TERMS = ("network", "launch", "window_launch", "branch_reads")
+HOST_TERMS = ("network", "launch", "window_launch", "branch_reads", "mixed_reads")
 ARITHMETIC = ("conv3x3", "conv1x1", "conv", "conv_strided", "matmul")
 Coefficients = dict[str, float]
 # By term: lowest, prior, highest.
@@ -100,7 +100,8 @@ def prior_of(device: Device) -> Coefficients:
     traffic = ("bytes", "conv_bytes", "conv3x3_bytes", "weights", "linear_weights")
     found |= dict.fromkeys(traffic, 2.0 / device.gbytes)
     found |= {"network": 0.2, "launch": device.launch_ms, "window_launch": device.launch_ms}
-    return found | {"branch_reads": device.launch_ms / 10, "unaligned": 1e-3}
+    rare = {"branch_reads": device.launch_ms / 10, "mixed_reads": device.launch_ms / 10}
+    return found | rare | {"unaligned": 1e-3}
 
 
 def bounds_of(prior: Coefficients) -> Bounds:
@@ -210,8 +211,10 @@ def check(
 def laws_to_dict(laws: Mapping[str, Law]) -> dict[str, Any]:
     """Laws of one tiling as a profile holds them."""
     tiling = next(iter(laws.values())).tiling
+    sizes = {name: value for name, value in asdict(tiling).items() if name not in ("blocked", "converted")}
+    converted = {"converted": list(tiling.converted)} if tiling.converted else {}
     return {
-        "tiling": {**asdict(tiling), "winograd": list(tiling.winograd)},
+        "tiling": {**sizes, "winograd": list(tiling.winograd), **converted},
         "dtypes": {dtype: law_to_dict(law) for dtype, law in laws.items()},
     }
 

@@ -64,6 +64,7 @@ def test_the_wheel_holds_what_is_read_at_run_time_and_no_rubbish(wheel: Path) ->
     wanted = {f"autocompress/emit/report.{ending}" for ending in ("html.j2", "css", "js")}
     wanted |= {f"autocompress/search_spaces/{file.name}" for file in (ROOT / "search_spaces").glob("*.*")}
     wanted |= {f"autocompress/hardware_profiles/{name}/profile.yaml" for name in ("jetson-nano", "local")}
+    wanted.add("autocompress/hardware_profiles/local/networks.tar.xz")
     assert wanted <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert [name for name in names if "__pycache__" in name or not name.startswith("autocompress")] == []

@@ -123,8 +123,14 @@ def fuse(network: Network, fusion: Fusion) -> tuple[Step, ...]:
         launches = _merged(launches)
     # A kernel that takes an addition along runs when the other operand is there; siblings run with the first of them.
     launches.sort(key=lambda launch: min([chains.place[name] for name in launch.writes]))
-    counts = _branch_reads(network, launches)
-    return tuple([_step(launch, fusion, count) for launch, count in zip(launches, counts, strict=True)])
+    counts = zip(_branch_reads(network, launches), _mixed_reads(launches), strict=True)
+    sources: dict[str, tuple[str, ...]] = dict.fromkeys(network.inputs, ("input",))
+    steps = []
+    for launch, (inside, mixed) in zip(launches, counts, strict=True):
+        step = _step(launch, fusion, inside, mixed, sources)
+        sources.update(dict.fromkeys(step.writes, _source(step.kernel) or _sources(launch, sources)))
+        steps.append(step)
+    return tuple(steps)
 
 
 def launched(network: Network, fusion: Fusion) -> tuple[Kernel, ...]:
@@ -169,7 +175,26 @@ def _branch_reads(network: Network, launches: Sequence[_Launch]) -> list[int]:
     return counts
 
 
-def _step(launch: _Launch, fusion: Fusion, branch_reads: int) -> Step:
+def _mixed_reads(launches: Sequence[_Launch]) -> list[int]:
+    """Counts for every convolution whether one of another window reads the same tensor before it.
+
+    Runtimes choose a layout for each, so that such a tensor is there in two.
+    """
+    first: dict[str, tuple[int, ...]] = {}
+    counts = []
+    for launch in launches:
+        head = launch.chains[0][0]
+        if head.op == "conv2d" and head.weight_shape is not None:
+            window = head.weight_shape[2:]
+            counts.append(int(first.setdefault(head.reads[0], window) != window))
+        else:
+            counts.append(0)
+    return counts
+
+
+def _step(
+    launch: _Launch, fusion: Fusion, branch_reads: int, mixed_reads: int, sources: Mapping[str, tuple[str, ...]]
+) -> Step:
     """The kernel of a launch; siblings are one that writes all their channels."""
     chain, chains = launch.chains[0], launch.chains
     operators = tuple(chain) if len(chains) == 1 else tuple(one for each in chains for one in each)
@@ -196,8 +221,22 @@ def _step(launch: _Launch, fusion: Fusion, branch_reads: int) -> Step:
         aten=head.aten,
         window=head.window,
         branch_reads=branch_reads,
+        mixed_reads=mixed_reads,
+        sources=_sources(launch, sources),
     )
     return Step(kernel, operators, launch.writes, launch.reads)
+
+
+def _source(kernel: Kernel | None) -> tuple[str, ...]:
+    """How a kernel is named as a source: what is asked to run in 16 bits may run in 32, so neither is said."""
+    if kernel is None:
+        return ()
+    return (f"{kernel.op} int8" if kernel.dtype == "int8" else kernel.op,)
+
+
+def _sources(launch: _Launch, sources: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """What wrote what a kernel reads, each once, in order of their names."""
+    return tuple(sorted({source for name in launch.reads for source in sources.get(name, ())}))
 
 
 class _Chains:

@@ -42,6 +42,9 @@ class Kernel:
         aten: The operator it stands for, e.g. `gelu` of an `elementwise`, `batch_norm` of a `norm`.
         window: What one output of a pool looks at, e.g. `(3, 3)`; `stride` holds its steps.
         branch_reads: How many of its inputs lie inside a branch: another path to the output passes them by.
+        mixed_reads: 1 for a convolution that reads what one of another window reads before it, 0 for others.
+        sources: What wrote its inputs, each once: the op of a kernel, with `int8` if it computes in that, e.g.
+            `conv2d int8`, or `input`.
     """
 
     op: str
@@ -58,6 +61,8 @@ class Kernel:
     aten: str = ""
     window: tuple[int, ...] = ()
     branch_reads: int = 0
+    mixed_reads: int = 0
+    sources: tuple[str, ...] = ()
 
     @property
     def in_elements(self) -> int:

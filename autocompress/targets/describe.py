@@ -12,7 +12,7 @@ from autocompress.targets.profile import Target
 def describe(target: Target) -> str:
     """The page `docs/targets/<name>.md`."""
     profile = target.profile
-    parts = [f"# {profile.title}", f"`--target {profile.name}`", _facts(profile), _precisions(profile)]
+    parts = [f"# {profile.title}", f"`--target {profile.name}`", _facts(profile), _precisions(target)]
     if profile.measured:
         parts.append("## Latency\n\nMeasured on this machine; `estimate` uses a law calibrated on its first use.")
     else:
@@ -34,8 +34,12 @@ def _facts(profile: Profile) -> str:
     return _table(("fact", "value"), rows)
 
 
-def _precisions(profile: Profile) -> str:
+def _precisions(target: Target) -> str:
+    profile = target.profile
     rows = [(one.dtype, "yes" if one.native else "no", one.runs_as, one.source) for one in profile.precisions]
+    kinds = dict.fromkeys(kind for law in target.laws.values() for kind in law.tiling.converted)
+    source = dict(profile.sources).get("converted", "")
+    rows += [(f"fp16, {kind}", "no", "fp32, between conversions", source) for kind in kinds]
     return "## Precisions\n\n" + _table(("asked for", "native", "runs as", "source"), rows)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,8 @@ def interpolate(known: Neighbours, kernel: Kernel, dtype: str) -> Interpolated |
     mean = float(weights @ log_ratios)
     disagreement = float(weights @ (log_ratios - mean) ** 2)
     error = math.sqrt(NOISE**2 + (GROWTH * float(distances[0])) ** 2 + disagreement)
-    ms = known.laws[dtype].kernel_ms(kernel, dtype) * math.exp(mean)
+    # Kernels are measured by themselves, so that nothing wrote what they read.
+    ms = known.laws[dtype].kernel_ms(replace(kernel, sources=()), dtype) * math.exp(mean)
     return Interpolated(ms, Spread(math.exp(-_80_PERCENT * error), math.exp(_80_PERCENT * error)), len(order))
 
 

@@ -3,6 +3,8 @@
     t(network) = network + sum over kernels of
         (launch + MACs / rate(kind, width) + activation bytes / bandwidth + weight bytes / bandwidth)
 
+Of a device that is at hand, what such a sum leaves is learnt as well (`correction`).
+
 Every coefficient is milliseconds per unit (`TERMS`): per kernel, per million MACs, or per million bytes.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from autocompress.core.kernel import BYTES_PER_ELEMENT, Kernel
 
@@ -35,6 +38,7 @@ TERMS: dict[str, str] = {
     "weights": "million bytes",
     "linear_weights": "million bytes",
     "branch_reads": "tensor",
+    "mixed_reads": "tensor",
 }
 KINDS = (
     "conv3x3",
@@ -65,7 +69,8 @@ _KIND_OF_OP = {
 # Kernels below this many MACs and weights take as long as their launch; they share a spread.
 SMALL_MACS = 5_000_000
 FAMILIES = ("small", "depthwise", "conv3x3", "conv1x1", "large")
-# How often the activations of a kernel pass through memory; an unknown operator is assumed to be clumsy.
+# How often the activations of a kernel pass through memory: a norm that takes means first reads them twice, a batch
+# norm knows them. An unknown operator is assumed to be clumsy.
 _PASSES = {"norm": 2.0, "softmax": 2.0, "other": 3.0}
 
 
@@ -81,6 +86,10 @@ class Tiling:
         aligned: What the channels that a convolution reads and writes must be multiples of for the fast path; without
             it, each output pixel is paid for.
         least_channels: How many it must write for the fast path.
+        blocked: What channels must be multiples of so that a convolution computes where its inputs lie, in blocks, and
+            gathers none of them; 1 where all gather, but those of one channel each.
+        converted: Of `KINDS` those that compute in fp32 where fp16 is asked for, so that what they read and write is
+            converted.
     """
 
     channels: int = 1
@@ -89,6 +98,8 @@ class Tiling:
     winograd: tuple[int, int] = (1, 1)
     aligned: int = 1
     least_channels: int = 1
+    blocked: int = 1
+    converted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,13 @@ class Spread:
         return Spread(round(self.low**factor, 4), round(self.high**factor, 4))
 
 
+class Factor(Protocol):
+    """What times by the terms are multiplied by."""
+
+    def factor(self, kernel: Kernel, dtype: str) -> float:
+        """That of one kernel that computes in `dtype`; positive."""
+
+
 @dataclass(frozen=True)
 class Law:
     """One dtype's coefficients with the ranges and spreads they were fitted with.
@@ -129,17 +147,20 @@ class Law:
         coefficients: Milliseconds per unit of each of `TERMS`.
         ranges: By kind; a kind without a range was never measured and its estimate is analytic.
         spreads: By family (`family_of`), from residuals of rows that were held out.
+        correction: What was learnt beside the terms, or None.
     """
 
     coefficients: Mapping[str, float]
     tiling: Tiling
     ranges: Mapping[str, Range]
     spreads: Mapping[str, Spread]
+    correction: Factor | None = None
 
     def kernel_ms(self, kernel: Kernel, dtype: str) -> float:
         """The time of one kernel that computes in `dtype`; never zero."""
         amounts = terms_of(kernel, dtype, self.tiling)
-        return sum(self.coefficients[term] * amount for term, amount in amounts.items())
+        ms = sum(self.coefficients[term] * amount for term, amount in amounts.items())
+        return ms if self.correction is None else ms * self.correction.factor(kernel, dtype)
 
 
 def kind_of(kernel: Kernel) -> str:
@@ -159,8 +180,22 @@ def kind_of(kernel: Kernel) -> str:
 
 def terms_of(kernel: Kernel, dtype: str, tiling: Tiling) -> dict[str, float]:
     """How many units of each term one kernel takes: the row of the linear system that a law is fitted with."""
-    terms = _terms_of(kernel, dtype, tiling)
-    return {**terms, "branch_reads": float(kernel.branch_reads)} if kernel.branch_reads else terms
+    terms = (_converted if is_converted(kernel, dtype, tiling) else _terms_of)(kernel, dtype, tiling)
+    counts = {"branch_reads": float(kernel.branch_reads), "mixed_reads": float(kernel.mixed_reads)}
+    return {**terms, **{term: count for term, count in counts.items() if count}}
+
+
+def is_converted(kernel: Kernel, dtype: str, tiling: Tiling) -> bool:
+    """True for a kernel that computes in fp32 between conversions although `dtype` is asked for."""
+    return dtype == "fp16" and kind_of(kernel) in tiling.converted
+
+
+def _converted(kernel: Kernel, dtype: str, tiling: Tiling) -> dict[str, float]:
+    """The terms of a kernel in fp32, and of a kernel for each tensor it reads and writes that converts it."""
+    terms = _terms_of(kernel, "fp32", tiling)
+    both = (BYTES_PER_ELEMENT[dtype] + BYTES_PER_ELEMENT["fp32"]) * 1e-6
+    passes = {"launch": 1.0 + len(kernel.in_shapes), "bytes": (kernel.in_elements + kernel.out_elements) * both}
+    return {**terms, **{term: terms.get(term, 0.0) + amount for term, amount in passes.items()}}
 
 
 def _terms_of(kernel: Kernel, dtype: str, tiling: Tiling) -> dict[str, float]:
@@ -178,18 +213,20 @@ def _terms_of(kernel: Kernel, dtype: str, tiling: Tiling) -> dict[str, float]:
     if kind == "matmul":
         return {"launch": 1.0, "bytes": moved, "matmul": macs}
     if kind.startswith("depthwise"):
-        return {"launch": 1.0, "window_launch": 1.0, "bytes": moved, "weights": weights, kind: macs}
+        terms = {"launch": 1.0, "window_launch": 1.0, "bytes": moved, "weights": weights, kind: macs}
+        return terms if is_blocked(kernel, tiling) else {**terms, "gather": macs}
     if kind.startswith("conv"):
         traffic = "conv3x3_bytes" if kind == "conv3x3" else "conv_bytes"
         terms = {"launch": 1.0, "window_launch": 1.0, traffic: moved, "weights": weights}
-        if kind != "conv1x1":
+        if kind != "conv1x1" and not (tiling.blocked > 1 and is_blocked(kernel, tiling)):
             terms["gather"] = macs * kernel.groups / sizes_of(kernel)[1]
         if not is_aligned(kernel, tiling):
             terms["unaligned"] = sizes_of(kernel)[2] * kernel.groups * 1e-6
         return {**terms, kind: macs * padding(kernel, tiling)}
     if kind == "pool":
         return {"launch": 1.0, "window_launch": 1.0, "bytes": moved, "pool": kernel.out_elements * 1e-6}
-    return {"launch": 1.0, "bytes": (moved + weights) * _PASSES.get(kernel.op if kind != "other" else "other", 1.0)}
+    passes = 1.0 if kernel.aten == "batch_norm" else _PASSES.get(kernel.op if kind != "other" else "other", 1.0)
+    return {"launch": 1.0, "bytes": (moved + weights) * passes}
 
 
 def padding(kernel: Kernel, tiling: Tiling) -> float:
@@ -210,6 +247,19 @@ def is_aligned(kernel: Kernel, tiling: Tiling) -> bool:
     inputs, outputs, _ = sizes_of(kernel)
     whole = all(size // kernel.groups % tiling.aligned == 0 for size in (inputs, outputs))
     return whole and outputs // kernel.groups >= tiling.least_channels
+
+
+def is_blocked(kernel: Kernel, tiling: Tiling) -> bool:
+    """True for a convolution that computes on blocks of channels where they lie.
+
+    Source: the conditions of ONNX Runtime's `NchwcTransformer`; few channels are read as they are.
+    """
+    inputs, outputs, _ = sizes_of(kernel)
+    if kernel.is_depthwise:
+        return outputs % tiling.blocked == 0
+    if kernel.groups > 1:
+        return inputs % tiling.channels == 0 and outputs // kernel.groups % tiling.channels == 0
+    return inputs < tiling.narrow_channels or inputs % tiling.blocked == 0
 
 
 def family_of(kernel: Kernel) -> str:

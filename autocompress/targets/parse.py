@@ -222,7 +222,11 @@ def _precision(dtype: str, node: Node) -> Precision:
 def _tiling(node: Node) -> Tiling:
     names = ("channels", "narrow_channels", "pixels", "aligned", "least_channels")
     channels, narrow, pixels, aligned, least = (int(node.number(key, 1)) for key in names)
-    return Tiling(channels, narrow, pixels, node.pair("winograd"), aligned, least)
+    converted = node.texts("converted") if "converted" in node.data else ()
+    for kind in converted:
+        if kind not in KINDS:
+            raise node.fail("converted", f"holds {kind!r}; {nearest(kind, KINDS)}")
+    return Tiling(channels, narrow, pixels, node.pair("winograd"), aligned, least, converted=converted)
 
 
 def law_from_node(node: Node, tiling: Tiling) -> Law:

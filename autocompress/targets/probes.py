@@ -1,84 +1,137 @@
-"""Small ONNX models whose kernels are known, to calibrate the law of a machine with ONNX Runtime."""
+"""Small networks whose kernels are known, to learn from what a machine makes of whole files.
+
+They were drawn at random from well-known families and exported as every artifact is (`scripts/make_probes.py`), in
+floats, in 8 bits and in both, and are kept without their weights, which no time depends on.
+"""
 
 from __future__ import annotations
 
+import io
+import json
 import math
-from dataclasses import dataclass
+import tarfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
 
 from autocompress.core.kernel import Kernel
-from autocompress.targets.micro import chain
+from autocompress.core.shipped import shipped_dir
 
-OPSET = 17
-# Kernels in a row in one model; more of them drown the cost of a session's call.
-CHAIN = 4
+# Weights of more elements are not kept, but filled anew; biases, scales and zero points are.
+_KEPT = 256
+# Values repeat after this many.
+_PATTERN = 4093
+_DATA = ("raw_data", "float_data", "int32_data", "int64_data")
+_LIMITS: dict[int, tuple[Any, int, int, int]] = {
+    TensorProto.INT8: (np.int8, -127, 127, 0),
+    TensorProto.UINT8: (np.uint8, 0, 255, 128),
+}
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One layer that is repeated `CHAIN` times: what it is, its channels and the side of its map."""
+    """A network as a file: its kernels, each with the dtype it computes in, and its ONNX without large tensors."""
 
-    op: str
-    channels: int
-    side: int = 1
-    window: int = 1
-    stride: int = 1
-    dtype: str = "fp32"
-
-
-@dataclass(frozen=True)
-class Built:
-    """A probe as a model: its bytes, the kernels it consists of and an input."""
-
-    model: bytes
+    name: str
     kernels: tuple[Kernel, ...]
-    feeds: dict[str, NDArray[Any]]
+    model: bytes
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample."""
+        return sum(kernel.macs for kernel in self.kernels)
 
 
-def probes(dtype: str) -> list[Probe]:
-    """About 25 probes of one dtype that span the shapes of small networks."""
-    shapes = [
-        *(("conv", channels, side, 3, 1) for channels in (8, 16, 32, 64, 128) for side in (8, 32)),
-        *(("conv", channels, 16, 3, 1) for channels in (4, 12, 14, 20, 24, 30, 48)),
-        *(("conv", channels, 16, 1, 1) for channels in (16, 22, 64, 128, 256)),
-        *(("conv", channels, 16, 5, 1) for channels in (16, 64)),
-        *(("conv", channels, 64, 3, 2) for channels in (16, 64)),
-        *(("depthwise", channels, side, 3, 1) for channels, side in ((16, 32), (64, 16), (128, 32))),
-        ("depthwise", 64, 16, 5, 1),
-        *(("linear", channels, 1, 1, 1) for channels in (64, 512, 1024)),
-        *(("add", channels, 32, 1, 1) for channels in (4, 64, 256)),
-        *(("pool", channels, 32, 3, 1) for channels in (16, 64)),
+def probes_path() -> Path:
+    """Where the networks are shipped."""
+    return shipped_dir("hardware_profiles") / "local" / "networks.tar.xz"
+
+
+def write_probes(path: Path, probes: Sequence[Probe]) -> None:
+    """Writes networks in one archive, the same bytes for the same networks."""
+    with tarfile.open(path, "w:xz", preset=9) as archive:
+        for probe in probes:
+            _add(archive, f"{probe.name}.json", json.dumps([_plain(kernel) for kernel in probe.kernels]).encode())
+            _add(archive, f"{probe.name}.onnx", probe.model)
+
+
+def read_probes(path: Path) -> list[Probe]:
+    """The networks of an archive that `write_probes` wrote; nothing is unpacked to the disk."""
+    with tarfile.open(path, "r:xz") as archive:
+        found = {member.name: _content(archive, member) for member in archive.getmembers()}
+    names = [name.removesuffix(".onnx") for name in found if name.endswith(".onnx")]
+    return [
+        Probe(name, tuple(_kernel(one) for one in json.loads(found[f"{name}.json"])), found[f"{name}.onnx"])
+        for name in names
     ]
-    if dtype == "fp32":
-        shapes += [("relu", channels, 32, 1, 1) for channels in (1, 64, 256)]
-    return [Probe(*shape, dtype=dtype) for shape in shapes]
 
 
-def build(probe: Probe) -> Built:
-    """The model of one probe: `CHAIN` kernels, each reading what the one before it wrote."""
-    kernels: list[Kernel] = []
-    shape: tuple[int, ...] = (probe.channels,) if probe.op == "linear" else (probe.channels, probe.side, probe.side)
-    for _ in range(CHAIN):
-        kernels.append(_kernel(probe, shape))
-        shape = kernels[-1].out_shape
-    network = chain(kernels, OPSET)
-    return Built(network.model, tuple(kernels), {feed.name: feed.values() for feed in network.feeds})
+def emptied(model: onnx.ModelProto) -> bytes:
+    """An ONNX file without the values of its weights, whose shapes and types stay; packed codes are kept."""
+    found = onnx.ModelProto()
+    found.CopyFrom(model)
+    decoded = {name for node in found.graph.node if node.op_type == "Cast" for name in node.input}
+    for tensor in found.graph.initializer:
+        if _is_large(tensor) and tensor.name not in decoded:
+            for name in _DATA:
+                tensor.ClearField(name)
+    return bytes(found.SerializeToString())
 
 
-def _kernel(probe: Probe, shape: tuple[int, ...]) -> Kernel:
-    channels, window = probe.channels, (probe.window, probe.window)
-    if probe.op == "linear":
-        weight: tuple[int, ...] = (channels, channels)
-        return Kernel("linear", "", probe.dtype, (shape,), shape, weight, macs=channels * channels)
-    if probe.op in ("conv", "depthwise"):
-        side = -(-shape[1] // probe.stride)
-        groups = channels if probe.op == "depthwise" else 1
-        weight = (channels, channels // groups, *window)
-        macs = math.prod(weight) * side * side
-        stride, out = (probe.stride, probe.stride), (channels, side, side)
-        return Kernel("conv2d", "", probe.dtype, (shape,), out, weight, stride, (1, 1), groups, (), macs)
-    if probe.op == "pool":
-        return Kernel("pool", "", probe.dtype, (shape,), shape, stride=(1, 1), aten="max_pool2d", window=window)
-    return Kernel("elementwise", "", probe.dtype, (shape,) * (2 if probe.op == "add" else 1), shape, aten=probe.op)
+def filled(model: bytes) -> bytes:
+    """A file whose weights have values again: those of a network before its training, or codes of such."""
+    found = onnx.load_from_string(model)
+    pattern = np.random.default_rng(0).standard_normal(_PATTERN)
+    for tensor in found.graph.initializer:
+        if _is_large(tensor) and not any(getattr(tensor, name) for name in _DATA):
+            tensor.CopyFrom(numpy_helper.from_array(_values(tensor, pattern), tensor.name))
+    return bytes(found.SerializeToString())
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    return len(tensor.dims) > 1 and math.prod(tensor.dims) > _KEPT
+
+
+def _values(tensor: onnx.TensorProto, pattern: NDArray[np.float64]) -> NDArray[Any]:
+    shape = tuple(tensor.dims)
+    values = np.resize(pattern, shape)
+    if tensor.data_type in _LIMITS:
+        kind, low, high, middle = _LIMITS[tensor.data_type]
+        return np.clip(values * 40.0 + middle, low, high).astype(kind)
+    # Neither do values grow from layer to layer, nor do they shrink until processors take longer for them.
+    return (values * math.sqrt(2.0 * shape[0] / math.prod(shape))).astype(np.float32)
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return file.read() if file is not None else b""
+
+
+def _plain(kernel: Kernel) -> dict[str, Any]:
+    """A kernel's fields that are not as usual, as plain data; where it stands in its network is left out."""
+    return {
+        name: value
+        for name, value in asdict(kernel).items()
+        if name not in ("layer", "branch_reads", "mixed_reads") and value not in ((), None, 0, "")
+    }
+
+
+def _kernel(data: dict[str, Any]) -> Kernel:
+    known = {field.name for field in fields(Kernel)}
+    return Kernel(**{"layer": "", **{name: _tuples(value) for name, value in data.items() if name in known}})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value

@@ -24,7 +24,7 @@ from autocompress.graph.kernels import kernels
 from autocompress.graph.trace import record_shapes, trace
 from autocompress.targets.interpolate import NOISE_SPREAD, Neighbours, interpolate, neighbours
 from autocompress.targets.kernel_key import KernelKey
-from autocompress.targets.law import Law, Spread, family_of, kind_of, sizes_of
+from autocompress.targets.law import Law, Spread, family_of, is_converted, kind_of, sizes_of
 from autocompress.targets.parse import Setup, Validation, read_profile
 from autocompress.targets.table import Table, read_table
 
@@ -150,7 +150,15 @@ class Target:
         for dtype in {precision, *(kernel.dtype for kernel in kernels)}:
             if dtype not in DTYPES:
                 raise InputError(f"precision is {dtype!r}; {nearest(dtype, DTYPES)}")
-        layers = tuple(self._estimate(kernel, precision) for kernel in kernels)
+        dtypes = [self.dtype_of(kernel, precision) for kernel in kernels]
+        found = self._summed(kernels, dtypes, precision)
+        if any(is_converted(k, d, self.law_of(d).tiling) for k, d in zip(kernels, dtypes, strict=True)):
+            # An engine that may use fp16 need not: of both it has the faster.
+            found = min(found, self._summed(kernels, ["fp32"] * len(kernels), precision), key=attrgetter("ms"))
+        return found
+
+    def _summed(self, kernels: Sequence[Kernel], dtypes: Sequence[str], precision: str) -> LatencyEstimate:
+        layers = tuple(self._estimate(kernel, dtype) for kernel, dtype in zip(kernels, dtypes, strict=True))
         law = self.law_of(self.profile.runs_as(precision))
         base, spread = law.coefficients["network"], law.spreads["small"]
         ms = base + sum(layer.ms for layer in layers)
@@ -170,8 +178,7 @@ class Target:
         """What a kernel really computes in; kernels that nobody quantized run in `precision`."""
         return self.profile.runs_as(precision if kernel.dtype == "fp32" else kernel.dtype)
 
-    def _estimate(self, kernel: Kernel, precision: str) -> KernelEstimate:
-        dtype = self.dtype_of(kernel, precision)
+    def _estimate(self, kernel: Kernel, dtype: str) -> KernelEstimate:
         what = (dtype, _WHAT_COUNTS(kernel))
         if what not in self._known:
             key = KernelKey.of(kernel, dtype)

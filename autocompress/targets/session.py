@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as _ort
 
 from autocompress.errors import InputError
@@ -43,6 +46,15 @@ def open_session(model: Path | bytes, threads: int = 1) -> onnxruntime.Inference
     except RUNTIME_ERRORS as error:
         version = onnxruntime.__version__
         raise InputError(f"{name}: ONNX Runtime {version} cannot open it: {first_line(error)}") from error
+
+
+def feeds_of(session: onnxruntime.InferenceSession) -> dict[str, NDArray[Any]]:
+    """Floats around 0 for every input of a session, for one sample."""
+    random = np.random.default_rng(0)
+    shapes = {
+        entry.name: [size if isinstance(size, int) else 1 for size in entry.shape] for entry in session.get_inputs()
+    }
+    return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def first_line(error: BaseException) -> str:

@@ -103,6 +103,16 @@ def test_reads_inside_a_branch_are_counted() -> None:
     assert reads == [0, 0, 1, 1, 0]
 
 
+def test_what_unlike_convolutions_read_is_counted_for_the_later_ones() -> None:
+    net = Writer()
+    x = net.relu(net.conv(net.image(8), 4))
+    branches = [net.conv(x, 4, 1), net.conv(x, 8, 3), net.conv(x, 4, 3, 2), net.conv(x, 4, 5)]
+    network = net.network(net.cat(branches[0], branches[1], branches[3]), branches[2])
+    steps = [step for step in fuse(network, FUSIONS["onnxruntime"]) if step.kernel]
+    mixed = {step.kernel.weight_shape: step.kernel.mixed_reads for step in steps if step.kernel and step.kernel.macs}
+    assert mixed == {(4, 3, 3, 3): 0, (4, 4, 1, 1): 0, (8, 4, 3, 3): 1, (4, 4, 3, 3): 1, (4, 4, 5, 5): 1}
+
+
 cells = st.tuples(*[st.sampled_from(list(CELL_OPS))] * 6).map(
     lambda ops: f"|{ops[0]}~0|+|{ops[1]}~0|{ops[2]}~1|+|{ops[3]}~0|{ops[4]}~1|{ops[5]}~2|"
 )

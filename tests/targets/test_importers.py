@@ -18,8 +18,8 @@ from autocompress.errors import InputError
 from autocompress.targets.importers.read import KINDS, read_profile_of
 from autocompress.targets.importers.result import Imported, LayerTime
 from autocompress.targets.kernel_key import KernelKey
-from autocompress.targets.probes import CHAIN, Probe, build
 from autocompress.targets.table import read_table, write_table
+from tests.targets.chains import CHAIN, Link, build
 
 RUNS = 7
 
@@ -167,21 +167,21 @@ def test_no_damage_brings_the_reader_down(
 
 
 @pytest.mark.parametrize(
-    ("probe", "op"),
+    ("link", "op"),
     [
-        (Probe("conv", 32, 16, 3, 1, "int8"), "conv2d"),
-        (Probe("depthwise", 32, 16, 3, 2, "int8"), "conv2d"),
-        (Probe("linear", 256, dtype="int8"), "linear"),
-        (Probe("conv", 32, 8, 5), "conv2d"),
-        (Probe("linear", 256), "linear"),
+        (Link("conv", 32, 16, 3, 1, "int8"), "conv2d"),
+        (Link("depthwise", 32, 16, 3, 2, "int8"), "conv2d"),
+        (Link("linear", 256, dtype="int8"), "linear"),
+        (Link("conv", 32, 8, 5), "conv2d"),
+        (Link("linear", 256), "linear"),
     ],
 )
-def test_the_keys_of_a_real_profile_are_those_of_the_kernels_that_ran(tmp_path: Path, probe: Probe, op: str) -> None:
-    built = build(probe)
+def test_the_keys_of_a_real_profile_are_those_of_the_kernels_that_ran(tmp_path: Path, link: Link, op: str) -> None:
+    built = build(link)
     profile, model = profiled(tmp_path, built.model, built.feeds)
     rows = read_profile_of(profile, companion=model).table().rows
     found = {key: measurement for key, measurement in rows.items() if key.op == op}
-    assert set(found) == {KernelKey.of(kernel, probe.dtype) for kernel in built.kernels}
+    assert set(found) == {KernelKey.of(kernel, link.dtype) for kernel in built.kernels}
     assert sum(measurement.n for measurement in found.values()) == RUNS * CHAIN
 
 

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.core.kernel import Kernel
-from autocompress.targets import calibrate
+from autocompress.targets import learning
 from autocompress.targets.interpolate import Neighbours, interpolate, neighbours
 from autocompress.targets.kernel_key import KernelKey
 from autocompress.targets.law import FAMILIES, Law, Spread
 from autocompress.targets.table import Table
 from autocompress.targets.table_row import Measurement
 
-LAW = Law(calibrate.PRIOR, calibrate.TILINGS["fp32"], {}, dict.fromkeys(FAMILIES, Spread(0.5, 2.0)))
+LAW = Law(learning.PRIOR, learning.TILINGS["fp32"], {}, dict.fromkeys(FAMILIES, Spread(0.5, 2.0)))
 LAWS = {"fp32": LAW}
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from autocompress.core.kernel import Kernel
 from autocompress.errors import InputError
-from autocompress.targets.law import KINDS, Tiling, kind_of, padding, sizes_of
+from autocompress.targets.law import KINDS, Tiling, is_blocked, kind_of, padding, sizes_of, terms_of
 from autocompress.targets.profile import Target, load_target
 
 NANO = load_target("jetson-nano")
@@ -98,6 +98,52 @@ def test_fp16_is_never_slower_than_fp32_and_int8_is_fp16(
 @pytest.mark.parametrize("kind", KERNELS)
 def test_fp16_is_never_slower_by_kind(kind: str) -> None:
     assert ms(KERNELS[kind], precision="fp16") <= ms(KERNELS[kind], precision="fp32") + 1e-12
+
+
+def test_what_is_converted_costs_what_it_does_in_fp32_and_the_conversions() -> None:
+    tiling, kernel = Tiling(converted=("depthwise3x3",)), conv(16, 16, 32, groups=16)
+    half, full = (terms_of(kernel, dtype, tiling) for dtype in ("fp16", "fp32"))
+    elements = 2 * 16 * 32 * 32
+    assert half == pytest.approx({**full, "launch": 3.0, "bytes": full["bytes"] + elements * 6e-6})
+    assert terms_of(kernel, "fp16", Tiling())["bytes"] == pytest.approx(elements * 2e-6)
+    assert terms_of(conv(16, 16, 32), "fp16", tiling) == terms_of(conv(16, 16, 32), "fp16", Tiling())
+
+
+def test_depthwise_networks_gain_little_from_fp16_on_a_jetson_nano() -> None:
+    wide = [conv(192, 192, 56, groups=192), conv(192, 192, 56, k=1)] * 4
+    assert 1.0 < ms(*wide, precision="fp32") / ms(*wide) < 1.3
+    dense = [conv(192, 192, 56, k=1)] * 4
+    assert ms(*dense, precision="fp32") / ms(*dense) > 1.5
+    # In many small ones conversions would cost more than fp16 saves; then the engine runs in fp32.
+    small = [conv(16, 16, 8, groups=16), conv(16, 16, 8, k=1)] * 4
+    assert ms(*small) <= ms(*small, precision="fp32")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "blocked"),
+    [
+        (conv(16, 16, 8, groups=16), True),
+        (conv(15, 15, 8, groups=15), False),
+        (conv(3, 18, 8), True),
+        (conv(20, 18, 8), True),
+        (conv(18, 20, 8), False),
+        (conv(64, 64, 8, groups=4), True),
+        (conv(64, 32, 8, groups=4), False),
+    ],
+)
+def test_only_what_lies_in_no_blocks_is_gathered(kernel: Kernel, blocked: bool) -> None:
+    tiling = Tiling(channels=16, narrow_channels=16, blocked=4)
+    assert is_blocked(kernel, tiling) == blocked
+    assert ("gather" in terms_of(kernel, "fp32", tiling)) == (not blocked)
+    assert ("gather" in terms_of(kernel, "fp32", Tiling())) == (not kernel.is_depthwise)
+
+
+def test_a_batch_norm_passes_once_and_a_layer_norm_twice() -> None:
+    batch, layer = (
+        Kernel("norm", "n", "fp32", ((16, 8, 8),), (16, 8, 8), aten=f"{what}_norm") for what in ("batch", "layer")
+    )
+    once, twice = (terms_of(kernel, "fp32", Tiling())["bytes"] for kernel in (batch, layer))
+    assert twice == pytest.approx(2.0 * once)
 
 
 def test_an_unknown_operator_costs_something_and_is_flagged() -> None:

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import pytest
 
 from autocompress.core.kernel import Kernel
 from autocompress.errors import InputError
-from autocompress.targets import calibrate
-from autocompress.targets.law import Law
+from autocompress.targets import calibrate, inside, learning
+from autocompress.targets.law import Law, terms_of
 from autocompress.targets.measure import (
     MOST_ROUNDS,
     ROUNDS,
@@ -19,13 +19,14 @@ from autocompress.targets.measure import (
     time_sessions,
     undisturbed,
 )
-from autocompress.targets.probes import Probe, build, probes
+from autocompress.targets.probes import read_probes
 from autocompress.targets.profile import load_target
 from autocompress.targets.session import open_session
+from tests.targets.chains import Link, build
 
 
 def test_measures_models_alone_and_together(tmp_path: Path) -> None:
-    small, large = build(Probe("conv", 16, 8, 3)), build(Probe("conv", 128, 8, 3))
+    small, large = build(Link("conv", 16, 8, 3)), build(Link("conv", 128, 8, 3))
     result = measure_onnx(small.model, small.feeds, repeats=10)
     assert 0.0 < result.p50_ms <= result.p90_ms
     assert 0.0 < result.p10_ms <= result.p90_ms
@@ -37,7 +38,7 @@ def test_measures_models_alone_and_together(tmp_path: Path) -> None:
 
 
 def test_samples_are_taken_until_enough_were_undisturbed() -> None:
-    built = build(Probe("conv", 16, 8, 3))
+    built = build(Link("conv", 16, 8, 3))
     (samples,) = time_sessions([open_session(built.model)], [built.feeds], repeats=10)
     assert len(undisturbed(samples)) >= 10 or len(samples) == MOST_ROUNDS * 10 // ROUNDS
 
@@ -48,7 +49,7 @@ def test_disturbed_samples_do_not_count() -> None:
 
 
 def test_what_cannot_be_measured(tmp_path: Path) -> None:
-    built = build(Probe("add", 4, 8))
+    built = build(Link("add", 4, 8))
     with pytest.raises(InputError, match="repeats is 0"):
         measure_onnx(built.model, built.feeds, repeats=0)
     with pytest.raises(InputError, match="cannot open it"):
@@ -59,34 +60,59 @@ def test_what_cannot_be_measured(tmp_path: Path) -> None:
         measure_onnx(built.model, {"y": built.feeds["x0"]}, repeats=1)
 
 
-@pytest.mark.parametrize("dtype", calibrate.DTYPES)
-def test_probes_are_valid_and_name_their_kernels(dtype: str) -> None:
-    for probe in probes(dtype):
-        built = build(probe)
-        assert len(built.kernels) == 4
-        assert {kernel.dtype for kernel in built.kernels} == {dtype}
+def measured_by(scales: dict[str, dict[str, float]], networks: Sequence[Sequence[Kernel]]) -> inside.Measurements:
+    """Networks whose kernels follow the prior law exactly, but for terms that are scaled, by dtype."""
+
+    def ms(kernel: Kernel) -> float:
+        terms = terms_of(kernel, kernel.dtype, learning.TILINGS[kernel.dtype])
+        scale = scales.get(kernel.dtype, {})
+        return sum(learning.PRIOR[term] * scale.get(term, 1.0) * amount for term, amount in terms.items())
+
+    found = []
+    for family, network in enumerate(networks):
+        times = tuple(map(ms, network))
+        found.append(inside.Network(family, tuple(network), times, sum(times) + CALL_MS))
+    return inside.Measurements(tuple(found), CALL_MS)
+
+
+def links(dtype: str) -> list[Link]:
+    convs = [(c, side, 3) for c in (4, 8, 12, 14, 16, 20, 32, 48, 64, 128) for side in (8, 16, 32)]
+    convs += [(c, 16, 1) for c in (16, 22, 64, 256)]
+    return [
+        *(Link("conv", *shape, dtype=dtype) for shape in convs),
+        *(Link("depthwise", c, 16, 3, dtype=dtype) for c in (16, 64, 128)),
+        *(Link("linear", c, dtype=dtype) for c in (64, 512)),
+        *(Link("add", c, 32, dtype=dtype) for c in (4, 64)),
+    ]
+
+
+# What a call costs beside its kernels.
+CALL_MS = 0.005
+
+
+def chains() -> list[tuple[Kernel, ...]]:
+    return [build(link).kernels for dtype in learning.DTYPES for link in links(dtype)]
 
 
 def test_a_law_is_recovered_from_times_that_follow_it() -> None:
-    networks = [build(probe).kernels for probe in probes("fp32")]
-    truth = np.array([calibrate.PRIOR[term] * 1.3 for term in calibrate.TERM_NAMES])
-    times = calibrate.design(networks, "fp32", calibrate.TILINGS["fp32"]) @ truth
-    law = calibrate.fit_law(networks, times, "fp32")
-    assert law.kernel_ms(networks[0][0], "fp32") * 4 == pytest.approx(times[0], rel=0.1)
-    assert law.spreads["small"].low > 0.8
+    networks = chains()
+    measured = measured_by({"fp32": {"conv3x3": 1.3}, "int8": {"conv3x3": 0.3}}, networks)
+    laws = learning.fit_laws(measured)
+    for network in measured.networks:
+        assert learning.told_ms(laws, network.kernels) == pytest.approx(network.whole_ms, rel=0.1)
+    assert laws["int8"].spreads["small"].low > 0.7
 
 
 def test_int8_convolutions_off_the_fast_path_cost_more() -> None:
-    networks = [build(probe).kernels for probe in probes("int8")]
-    truth = np.array([calibrate.PRIOR[term] for term in calibrate.TERM_NAMES])
-    law = calibrate.fit_law(networks, calibrate.design(networks, "int8", calibrate.TILINGS["int8"]) @ truth, "int8")
+    networks = chains()
+    law = learning.fit_laws(measured_by({}, networks))["int8"]
 
     def ms(inputs: int, outputs: int) -> float:
-        (kernel,) = build(Probe("conv", inputs, 32, 3, dtype="int8")).kernels[:1]
+        (kernel,) = build(Link("conv", inputs, 32, 3, dtype="int8")).kernels[:1]
         weight, macs = (outputs, inputs, 3, 3), outputs * inputs * 9 * 32 * 32
         return law.kernel_ms(replace(kernel, out_shape=(outputs, 32, 32), weight_shape=weight, macs=macs), "int8")
 
-    pixels_ms = calibrate.PRIOR["unaligned"] * 32 * 32 * 1e-6
+    pixels_ms = learning.PRIOR["unaligned"] * 32 * 32 * 1e-6
     for inputs, outputs in ((14, 16), (16, 18), (16, 12)):
         assert ms(inputs, outputs) > ms(16, 16) + 0.3 * pixels_ms
     assert ms(16, 20) < ms(16, 18)
@@ -101,17 +127,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def made_up() -> dict[str, Law]:
     """Laws of a machine that computes int8 four times as fast."""
-    laws = {}
-    for dtype, faster in (("fp32", 1.0), ("int8", 4.0)):
-        networks = [build(probe).kernels for probe in probes(dtype)]
-        scale = np.array([1.0 if "MACs" not in unit else 1 / faster for unit in calibrate.TERMS.values()])
-        prior = np.array(list(calibrate.PRIOR.values()))
-        times = calibrate.design(networks, dtype, calibrate.TILINGS[dtype]) @ (prior * scale)
-        laws[dtype] = calibrate.fit_law(networks, times, dtype)
-    return laws
+    networks = chains()
+    faster = {term: 0.25 for term, unit in learning.TERMS.items() if "MACs" in unit}
+    return learning.fit_laws(measured_by({"int8": faster}, networks))
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"fp32": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "{", "[" * 100_000, '{"fp32": {}}', '{"known": [], "weights": [1.0]}'),
+        '{"known": [["a"]], "weights": [1.0]}',
+        '{"known": [["a", "b", "c", "d", "e", 1, 2, 3, 4, NaN]], "weights": [1.0]}',
+        '{"known": [["a", "b", "c", "d", "e", 1, 2, 3, 4, 5]], "weights": [Infinity]}',
+        '{"known": 1, "weights": 2}',
+    ],
+)
 def test_a_corrupt_cache_is_measured_again(cache: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     laws = made_up()
     cache.write_text(content)
@@ -124,15 +154,13 @@ def test_a_corrupt_cache_is_measured_again(cache: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("cache")
 def test_calibrates_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "REPEATS", 5)
-    kernel = build(Probe("conv", 64, 32, 3)).kernels[0]
+    monkeypatch.setattr(inside, "ROUNDS", 1)
+    monkeypatch.setattr(inside, "REPEATS", 5)
+    monkeypatch.setattr(learning, "read_probes", lambda path: read_probes(path)[::4])
+    kernel = build(Link("conv", 64, 32, 3)).kernels[0]
     target = load_target("local")
     full, quantized = (
-        target.estimate_kernels([kernel_of(kernel, dtype)], "fp32").layers[0] for dtype in ("fp32", "int8")
+        target.estimate_kernels([replace(kernel, dtype=dtype)], "fp32").layers[0] for dtype in ("fp32", "int8")
     )
     assert 0.0 < quantized.ms < full.ms
     assert full.origin == "interpolated"
-
-
-def kernel_of(kernel: Kernel, dtype: str) -> Kernel:
-    return Kernel(**{**vars(kernel), "dtype": dtype})

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from autocompress.core.kernel import Kernel
-from autocompress.targets.calibrate import PRIOR, TILINGS
+from autocompress.targets.correction import Correction
 from autocompress.targets.kernel_key import KernelKey
 from autocompress.targets.law import FAMILIES, Law, Range, Spread
+from autocompress.targets.learning import PRIOR, TILINGS
 from autocompress.targets.refit import LEAST_ROWS, refit, refit_all
 from autocompress.targets.table import Table
 from autocompress.targets.table_row import Measurement
@@ -45,6 +46,13 @@ def test_intervals_come_from_kernels_left_out() -> None:
     spread = refit(BEFORE, rows, "fp32", None).law.spreads["conv3x3"]
     assert 0.75 < spread.low < 0.95
     assert 1.05 < spread.high < 1.35
+
+
+def test_what_was_learnt_inside_of_networks_stays() -> None:
+    learnt = replace(BEFORE, correction=Correction((), ()))
+    found = refit(learnt, [(kernel, device_ms(kernel)) for kernel in KERNELS], "fp32", call_ms=0.007)
+    assert found.law == learnt
+    assert found.error_after == found.error_before > 0.5
 
 
 def test_a_dtype_of_few_kernels_keeps_its_law() -> None:

@@ -13,7 +13,7 @@ from autocompress.core.kernel import DTYPES, OPS, Kernel
 from autocompress.errors import InputError
 from autocompress.graph.kernels import kernels
 from autocompress.graph.trace import trace
-from autocompress.targets import calibrate
+from autocompress.targets import learning
 from autocompress.targets.interpolate import interpolate, neighbours
 from autocompress.targets.kernel_key import KernelKey
 from autocompress.targets.law import FAMILIES, Law, Spread
@@ -27,7 +27,7 @@ SCALE = KernelKey("elementwise", "mul", "fp32", ((8, 4, 4), ()), (8, 4, 4))
 TIME = Measurement(0.125, 0.25, 100, "board 1, quiet")
 TABLE = Table({CONV: TIME, SCALE: Measurement(0.01, None, 1, 'a "mean"')})
 
-LAW = Law(calibrate.PRIOR, calibrate.TILINGS["fp32"], {}, dict.fromkeys(FAMILIES, Spread(0.5, 2.0)))
+LAW = Law(learning.PRIOR, learning.TILINGS["fp32"], {}, dict.fromkeys(FAMILIES, Spread(0.5, 2.0)))
 LAWS = {"fp32": LAW, "int8": LAW}
 
 HEADER = ",".join(COLUMNS)
