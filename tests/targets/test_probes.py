@@ -62,6 +62,14 @@ def test_biases_and_zero_points_are_kept_however_many_there_are() -> None:
     assert numpy_helper.to_array(again[2]).std() > 0.01
 
 
+def test_packed_codes_are_kept_for_their_number_decides_what_is_read() -> None:
+    codes = numpy_helper.from_array(np.arange(1000, dtype=np.uint8).reshape(100, 10), "codes")
+    cast = onnx.helper.make_node("Cast", ["codes"], ["values"], to=onnx.TensorProto.FLOAT)
+    model = onnx.helper.make_model(onnx.helper.make_graph([cast], "packed", [], [], [codes]))
+    (again,) = onnx.load_from_string(filled(emptied(model))).graph.initializer
+    assert np.array_equal(numpy_helper.to_array(again), numpy_helper.to_array(codes))
+
+
 def test_the_shipped_networks_hold_what_networks_are_made_of(shipped: list[Probe]) -> None:
     assert len(shipped) == len({probe.name for probe in shipped}) >= 300
     kernels = {kernel for probe in shipped for kernel in probe.kernels}
