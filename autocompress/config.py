@@ -25,8 +25,9 @@ from autocompress.run.drive import Driver, Settings
 from autocompress.run.effects import effect_rows, effects_by
 from autocompress.run.environment import versions
 from autocompress.run.executors import workers_of
-from autocompress.run.folder import CONFIG, Run, locked
+from autocompress.run.folder import CONFIG, Run
 from autocompress.run.jobs import Shared
+from autocompress.run.lease import held
 from autocompress.run.measure import Bench, measure_space
 from autocompress.run.progress import Silent
 from autocompress.run.settings import DEFAULT_OBJECTIVES, SearchConfig, command_of, new_folder, read_config
@@ -152,9 +153,9 @@ def search(
     driver.check_constraints()
     if resolved.storage is not None:
         open_storage(folder, resolved.storage)
-    with locked(folder):
+    with held(folder) as lease:
         write_config(folder, wired, study)
-        driver.run(parse_budget(resolved.budget))
+        driver.run(parse_budget(resolved.budget), lease)
     return Run.open(folder)
 
 
@@ -174,11 +175,11 @@ def resume(path: str | Path, budget: str | None = None, listener: Listener | Non
     total = parse_budget(config.budget) if budget is None else _extended(config.budget, budget)
     wired = wire(config)
     _check_unchanged(run, wired)
-    with locked(run.path):
+    with held(run.path) as lease:
         if budget is not None and total.trials is not None:
             wired = replace(wired, config=replace(config, budget=str(total.trials)))
             write_config(run.path, wired, run.study)
-        _driver(wired, run.path, run.study, listener).run(total)
+        _driver(wired, run.path, run.study, listener).run(total, lease)
     return Run.open(path)
 
 

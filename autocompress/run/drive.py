@@ -35,6 +35,8 @@ from autocompress.run.folder import (
     Run,
 )
 from autocompress.run.jobs import Shared, refused_by
+from autocompress.run.journal import JOURNAL, repair
+from autocompress.run.lease import Lease
 from autocompress.run.reach import dense_cost, least_costs
 from autocompress.run.report_input import report_input
 from autocompress.run.study import Study
@@ -117,10 +119,15 @@ class Driver:
                     f"{constraint.metric} is {best.value:,.4g} {best.unit}, the limit {limit:,.4g}"
                 )
 
-    def run(self, budget: Budget) -> None:
-        """Everything from the first trial to the report; Ctrl-C ends the trials and the front so far is emitted."""
+    def run(self, budget: Budget, lease: Lease) -> None:
+        """Everything from the first trial to the report; Ctrl-C ends the trials and the front so far is emitted.
+
+        Args:
+            budget: Of all trials, those of earlier stretches too.
+            lease: Of the run folder.
+        """
         started = time.time()
-        study = Study(self.folder, self.space, self.objectives, self.settings.storage, self.settings.study)
+        study = self._study(lease)
         self._keep_reference(study)
         workers = workers_of(self.shared, self.settings.workers, self.listener.say)
         with _logging(self.folder / LOGS / "run.log"), workers as executor:
@@ -144,6 +151,14 @@ class Driver:
             data = report_input(self, records, baseline, front, points, started)
             save_report_data(self.folder / REPORT_DATA, data)
             (self.folder / REPORT).write_text(render_report(data), encoding="utf-8")
+
+    def _study(self, lease: Lease) -> Study:
+        """The study of the run, its journal repaired if a crash damaged it."""
+        settings = self.settings
+        damage = repair(self.folder / JOURNAL) if settings.storage is None else None
+        if damage is not None:
+            self.listener.say(damage)
+        return Study(self.folder, self.space, self.objectives, settings.storage, settings.study, lease.check)
 
     def _keep_reference(self, study: Study) -> None:
         """Where this machine is the target: what the dense model takes, now or when the run began."""

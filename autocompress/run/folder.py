@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from autocompress.core.strict_yaml import read_yaml
 from autocompress.errors import InputError
 
 CONFIG = "run.yaml"
-LOCK = "run.lock"
 STUDY = "autocompress"
 FRONT = "front.json"
 REPORT = "report.html"
@@ -90,25 +87,6 @@ class Run:
     def artifacts(self) -> list[Path]:
         """The folders of all artifacts, by name; not what a killed process left half written."""
         return whole_folders(self.path / ARTIFACTS)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes of this machine from driving the same run.
-
-    Raises:
-        InputError: one does already.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as file:
-        if os.name == "posix":
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise InputError(f"run {folder} is being driven by another process; wait for it, or end it") from None
-        yield
 
 
 def whole_folders(parent: Path) -> list[Path]:

@@ -18,7 +18,8 @@ from autocompress.emit.onnx_export import unpack_onnx
 from autocompress.emit.verify import verify
 from autocompress.errors import AutoCompressError, InputError
 from autocompress.run.folder import ARTIFACTS, FRONT, Run, whole_folders
-from autocompress.run.study import JOURNAL, open_storage, state_of
+from autocompress.run.journal import JOURNAL
+from autocompress.run.study import open_storage, state_of
 
 _NAMES = ("accuracy", "size_bytes", "latency_ms", "macs", "peak_memory_bytes")
 

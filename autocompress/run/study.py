@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,13 +17,12 @@ from autocompress.core.metric import Metric
 from autocompress.core.space import Space, Vector
 from autocompress.errors import InputError
 from autocompress.run.folder import STUDY
+from autocompress.run.journal import JOURNAL, open_journal
 from autocompress.run.uninterrupted import uninterrupted
 from autocompress.search.controllers import distributions
 from autocompress.search.record import Objective, Record
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-JOURNAL = "study.journal"
 
 
 def state_of(trial: FrozenTrial) -> str:
@@ -36,10 +34,10 @@ def open_storage(folder: Path, storage: str | None) -> BaseStorage:
     """The journal of a run folder, or the storage at a URL.
 
     Raises:
-        InputError: there is none at the URL, or no driver for it.
+        InputError: there is none at the URL, or no driver for it, or the journal is damaged.
     """
     if storage is None:
-        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        return open_journal(folder / JOURNAL)
     try:
         return optuna.storages.get_storage(storage)
     except (SQLAlchemyError, ImportError, ValueError) as error:
@@ -58,7 +56,13 @@ class Study:
     """Trials of one run; the truth that everything else is rebuilt from."""
 
     def __init__(
-        self, folder: Path, space: Space, objectives: Sequence[Objective], storage: str | None = None, name: str = STUDY
+        self,
+        folder: Path,
+        space: Space,
+        objectives: Sequence[Objective],
+        storage: str | None = None,
+        name: str = STUDY,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Opens or creates the study of a run.
 
@@ -68,10 +72,12 @@ class Study:
             objectives: Decide its values.
             storage: Any URL that Optuna takes, or None.
             name: What the study is called there.
+            check: Called before anything is written; raises if another driver took over.
 
         Raises:
             InputError: the storage cannot be opened.
         """
+        self._check = check
         self.space = space
         self.objectives = tuple(objectives)
         self._distributions = distributions(space)
@@ -98,11 +104,13 @@ class Study:
             user_attrs={"label": label},
         )
         storage: BaseStorage = self._study._storage
+        self._check()
         with uninterrupted():
             return storage.get_trial_number_from_id(storage.create_new_trial(self._study._study_id, trial))
 
     def finish(self, record: Record) -> None:
         """Writes the results of a trial that `start` began."""
+        self._check()
         storage, trial_id = self._storage_of(record.number)
         results = {
             "state": record.state,
@@ -123,6 +131,7 @@ class Study:
 
     def requeue_lost(self) -> list[tuple[int, Vector, str]]:
         """Closes the trials that a dead driver left running; returns their numbers, plans and labels, to run again."""
+        self._check()
         lost = []
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state == TrialState.RUNNING:

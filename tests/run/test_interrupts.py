@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -126,7 +127,7 @@ def test_a_run_has_one_driver_at_a_time(tmp_path: Path) -> None:
     other = started(tmp_path, run, "resume", str(run))
     said, _ = other.communicate(timeout=120)
     assert (other.returncode, said.count("\n")) == (2, 1)
-    assert "is being driven by another process" in said
+    assert f"is being driven by process {search.pid} on {socket.gethostname()} since 20" in said
     os.killpg(search.pid, signal.SIGINT)
     said, _ = search.communicate(timeout=120)
     assert search.returncode == 0, said
