@@ -53,6 +53,20 @@ class Holder:
         """For a message."""
         return f"process {self.pid} on {self.host} since {self.since}"
 
+    @property
+    def is_gone(self) -> bool:
+        """True if it is known to have ended: it ran on this machine, and no process has its number."""
+        here = _this_process()
+        if (self.host, self.boot) != (here.host, here.boot):
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
 
 class Lease:
     """The right to drive a run, as long as nobody else took it.

@@ -19,6 +19,7 @@ from autocompress.emit.verify import verify
 from autocompress.errors import AutoCompressError, InputError
 from autocompress.run.folder import ARTIFACTS, FRONT, Run, whole_folders
 from autocompress.run.journal import JOURNAL
+from autocompress.run.lease import holder_of
 from autocompress.run.study import open_storage, state_of
 
 _NAMES = ("accuracy", "size_bytes", "latency_ms", "macs", "peak_memory_bytes")
@@ -52,8 +53,9 @@ def front_table(front: Mapping[str, Any]) -> Table:
 
 
 def status_of(run: Run) -> dict[str, Any]:
-    """Trials by state and what is written so far."""
+    """Trials by state, who drives the run, what the time went into and what is written so far."""
     counts: dict[str, int] = {}
+    seconds: dict[str, float] = {}
     storage = run.config["search"].get("storage")
     if storage is not None or (run.path / JOURNAL).is_file():
         backend = open_storage(run.path, storage)
@@ -62,11 +64,16 @@ def status_of(run: Run) -> dict[str, Any]:
             if "replaced_by" not in trial.user_attrs:
                 state = state_of(trial)
                 counts[state] = counts.get(state, 0) + 1
+                for phase, taken in trial.user_attrs.get("seconds", {}).items():
+                    seconds[phase] = seconds.get(phase, 0.0) + taken
     finished = (run.path / FRONT).is_file()
+    driver = holder_of(run.path)
     return {
         "run": str(run.path),
+        "driver": driver.named if driver is not None and not driver.is_gone else None,
         "budget": run.config["search"]["budget"],
         "trials": counts,
+        "trial_seconds": {phase: round(taken, 1) for phase, taken in seconds.items()},
         "finished": finished,
         "points": len(run.points) if finished else 0,
         "artifacts": [folder.name for folder in run.artifacts],
@@ -78,7 +85,8 @@ def status_table(data: Mapping[str, Any]) -> Table:
     table = Table("what", "value")
     for name, value in data.items():
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        table.add_row(name, ", ".join(shown) if isinstance(shown, list) else str(shown))
+        text = ", ".join(shown) if isinstance(shown, list) else str(shown)
+        table.add_row(name.replace("_", " "), "none" if shown is None else text)
     return table
 
 

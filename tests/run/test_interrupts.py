@@ -94,7 +94,9 @@ def test_a_killed_driver_takes_its_workers_with_it_and_loses_nothing_that_ended(
     wait_for_trials(search, run, 4)
     os.kill(search.pid, signal.SIGKILL)
     search.communicate()
-    before = status_of(Run.open(run))["trials"]["complete"]
+    told = status_of(Run.open(run))
+    before = told["trials"]["complete"]
+    assert told["driver"] is None
     assert workers_of(search.pid, patience_s=30.0) == []
     again = started(tmp_path, run, "resume", str(run), "--budget", str(before + 2))
     said, _ = again.communicate(timeout=180)
@@ -124,6 +126,7 @@ def test_a_run_has_one_driver_at_a_time(tmp_path: Path) -> None:
     run = tmp_path / "run"
     search = started(tmp_path, run, "search", "--budget", "2000")
     wait_for_trials(search, run, 2)
+    assert status_of(Run.open(run))["driver"].startswith(f"process {search.pid} on ")
     other = started(tmp_path, run, "resume", str(run))
     said, _ = other.communicate(timeout=120)
     assert (other.returncode, said.count("\n")) == (2, 1)

@@ -60,6 +60,8 @@ def test_a_second_driver_is_refused_by_name_and_let_in_afterwards(tmp_path: Path
         ):
             raise AssertionError
         first.check()
+        assert not here.is_gone
+        assert not ELSEWHERE.is_gone
     assert holder_of(tmp_path) is None
     with held(tmp_path) as second:
         second.check()
@@ -83,7 +85,7 @@ with held(Path({str(tmp_path)!r})):
     driver.communicate()
     left = holder_of(tmp_path)
     assert left is not None
-    assert left.pid == driver.pid
+    assert (left.pid, left.is_gone) == (driver.pid, True)
     with held(tmp_path, beat_s=60.0):
         now = holder_of(tmp_path)
         assert now is not None
