@@ -150,6 +150,22 @@ def status(run: RunPath, json_: Json = False) -> None:
 
 
 @app.command()
+def explain(
+    run: RunPath,
+    point: Annotated[str, typer.Option(help="Which artifact, e.g. t036.")],
+    json_: Json = False,
+) -> None:
+    """Why a point is as it is: what each choice loses and saves, what a looser limit would buy, what was left alone."""
+    from autocompress import config as wiring
+    from autocompress.run.explained import explanation_tables
+    from autocompress.run.progress import Terminal
+
+    with Terminal() as listener:
+        data = wiring.explain_point(run, point, listener)
+    print_result(data, json_, explanation_tables(data))
+
+
+@app.command()
 def report(
     run: RunPath,
     output: Annotated[

@@ -6,8 +6,7 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 TaskName = Annotated[str, typer.Option("--task", help="Built-in name, file.py:function or package.module:function.")]
@@ -15,7 +14,7 @@ TargetName = Annotated[str, typer.Option("--target", help="Shipped name or path 
 SpaceName = Annotated[str, typer.Option("--space", help="Shipped name or path of a YAML or Python file.")]
 
 
-def print_result(data: Any, as_json: bool, table: Table | str) -> None:
+def print_result(data: Any, as_json: bool, table: RenderableType) -> None:
     """Prints JSON for machines, or a page or table for people."""
     if as_json:
         print(json.dumps(data, indent=2, sort_keys=True, default=str))

@@ -24,8 +24,8 @@ from autocompress.run.adapt import adapt_rules
 from autocompress.run.drive import Driver, Settings
 from autocompress.run.effects import effect_rows, effects_by
 from autocompress.run.environment import versions
-from autocompress.run.executors import workers_of
-from autocompress.run.folder import CONFIG, Run
+from autocompress.run.executors import InProcess, workers_of
+from autocompress.run.folder import CONFIG, SENSITIVITY, Run
 from autocompress.run.jobs import Shared
 from autocompress.run.lease import held
 from autocompress.run.measure import Bench, measure_space
@@ -33,6 +33,7 @@ from autocompress.run.progress import Silent
 from autocompress.run.settings import DEFAULT_OBJECTIVES, SearchConfig, command_of, new_folder, read_config
 from autocompress.run.study import new_name, open_storage
 from autocompress.run.trials import Listener
+from autocompress.search.explain import explain, plain
 from autocompress.search.record import Objective
 from autocompress.targets.own import own_folder
 from autocompress.targets.profile import Target, load_target
@@ -275,6 +276,35 @@ def sensitivity(config: SearchConfig, table: Path | None = None, listener: Liste
         effects = effects_by(executor, shared, file)
         found = effects.of_options(lambda done, total: listener.step("options measured", done, total))
     return {"task": config.task, "target": config.target, "table": str(file), **effect_rows(wired.space, found)}
+
+
+def explain_point(path: str | Path, point: str, listener: Listener | None = None) -> dict[str, Any]:
+    """Why a point of a run is as it is: its choices, what a looser limit would buy, and what was left alone.
+
+    Args:
+        path: The run folder.
+        point: The name of an artifact, such as `t036`.
+        listener: Is told of the progress, where options have to be measured.
+
+    Raises:
+        InputError: not a run, no such artifact, the run is being driven, or its task, model or data changed since.
+    """
+    run, listener = Run.open(path), listener or Silent()
+    plan = read_plan(run.artifact(point) / "plan.yaml")
+    config = read_config(run)
+    wired = wire(config)
+    _check_unchanged(run, wired)
+    shared = Shared(wired.context, wired.space)
+    with held(run.path):
+        effects = effects_by(InProcess(shared), shared, run.path / SENSITIVITY)
+        options = effects.of_options(lambda done, total: listener.step("options measured", done, total))
+        found = explain(effects, options, wired.space.encode(plan), wired.context.dense.info.blocks)
+    untouched = [
+        {"layer": layer.name, "why": layer.frozen_reason}
+        for layer in wired.context.dense.info.layers
+        if layer.frozen_reason is not None
+    ]
+    return {"run": str(run.path), "point": point, **plain(found), "untouched": untouched}
 
 
 def measure_target(

@@ -324,6 +324,10 @@ def test_a_finished_run_for_machines(shell: Shell, finished: Path) -> None:
     assert written["size_bytes"] == (shell.folder / "plain.onnx").stat().st_size
     assert shell.json("report", finished, "--output", shell.folder / "r.html")["report"] == str(shell.folder / "r.html")
     assert (shell.folder / "r.html").read_text() == (finished / "report.html").read_text()
+    why = shell.json("explain", finished, "--point", points[0])
+    assert set(why) == {"run", "point", "choices", "relaxed", "left", "untouched"}
+    assert [one["cost"] for one in why["relaxed"]] == ["size_bytes", "latency_ms", "macs"]
+    assert shell("explain", finished, "--point", "t999")[0] == 2
     assert "cuda" in shell.json("doctor")
 
 

@@ -1,0 +1,172 @@
+"""Why a plan is as it is: what each of its choices does, what a looser limit would buy, and why the rest was left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from autocompress.core.decision import describe
+from autocompress.core.model_info import BlockInfo
+from autocompress.core.space import Space, Vector
+from autocompress.proxy.sensitivity import Effects, Sensitivity
+from autocompress.search.additive import additive_front
+from autocompress.search.parts import Table
+
+RELAXED_BY = 0.1
+_COSTS = ("size_bytes", "latency_ms", "macs")
+# A saving of less than this share of a dense cost is none.
+_NOTHING = 1e-4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One choice of a plan.
+
+    Attributes:
+        decision: Its name; option: what was chosen.
+        loss: What it adds alone, untrained, as a share of the loss of a model that knows nothing.
+        saves: By cost, the share of the dense cost that the plan would cost more without it.
+    """
+
+    decision: str
+    option: str
+    loss: float
+    saves: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """What a tenth more of one cost would buy: choices that could be taken back.
+
+    Attributes:
+        share: Of the dense cost that the plan takes.
+        taken_back: The decisions that relieve most loss within a tenth more.
+        relief: What these choices lose alone, together, as a share of the loss of a model that knows nothing.
+    """
+
+    cost: str
+    share: float
+    taken_back: tuple[str, ...]
+    relief: float
+
+
+@dataclass(frozen=True)
+class Left:
+    """A decision that a plan leaves as it is, and why."""
+
+    decision: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All of it; choices by what they lose, the most first."""
+
+    choices: tuple[Choice, ...]
+    relaxed: tuple[Relaxed, ...]
+    left: tuple[Left, ...]
+
+
+def explain(effects: Effects, options: Sensitivity, vector: Vector, blocks: Sequence[BlockInfo]) -> Explanation:
+    """Explains one plan of a space.
+
+    Args:
+        effects: Prices plans.
+        options: What every option does alone.
+        vector: The plan.
+        blocks: That may be dropped.
+    """
+    table = Table(effects.space, options, _COSTS)
+    choices = sorted(_choices(effects, options, table, vector), key=lambda choice: -choice.loss)
+    costs = effects.costs_of(vector) or {}
+    shares = {cost: costs[cost] / options.dense.costs[cost] for cost in _COSTS if options.dense.costs.get(cost)}
+    relaxed = tuple(_relaxed(cost, share, choices) for cost, share in shares.items() if cost in costs)
+    return Explanation(tuple(choices), relaxed, tuple(_left(table, options, vector, blocks)))
+
+
+def _choices(effects: Effects, options: Sensitivity, table: Table, vector: Vector) -> Iterator[Choice]:
+    space, whole = effects.space, effects.costs_of(vector)
+    for place, option in enumerate(vector):
+        if not option or options.options[space.decisions[place].name][option] is None:
+            continue
+        without = effects.costs_of((*vector[:place], 0, *vector[place + 1 :]))
+        saves = {}
+        if whole is not None and without is not None:
+            saves = {cost: (without[cost] - whole[cost]) / max(options.dense.costs[cost], 1e-12) for cost in _COSTS}
+        decision = space.decisions[place]
+        yield Choice(
+            decision.name, describe(decision.options[option]), table.loss(place, option) / options.chance, saves
+        )
+
+
+def _relaxed(cost: str, share: float, choices: Sequence[Choice]) -> Relaxed:
+    """Of the choices those to keep that lose least and save enough: the rest is taken back."""
+    savings = [max(0.0, choice.saves.get(cost, 0.0)) for choice in choices]
+    kept: Sequence[int] = [1] * len(choices)
+    if sum(savings) > 0:
+        front = additive_front([[0.0, choice.loss] for choice in choices], [[0.0, saving] for saving in savings])
+        kept = front.at_least(max(0.0, sum(savings) - RELAXED_BY * share)) or kept
+    back = [choice for choice, is_kept in zip(choices, kept, strict=True) if not is_kept and choice.loss > 0]
+    return Relaxed(cost, share, tuple(choice.decision for choice in back), sum(choice.loss for choice in back))
+
+
+def _left(table: Table, options: Sensitivity, vector: Vector, blocks: Sequence[BlockInfo]) -> Iterator[Left]:
+    space = table.space
+    dropped = {d.target for d, option in zip(space.decisions, vector, strict=True) if d.kind == "drop" and option}
+    gone = {layer: block.name for block in blocks if block.name in dropped for layer in block.layers}
+    prices = [
+        _price(table, options, place, option)
+        for place, option in enumerate(vector)
+        if option and option in table.usable(place)
+    ]
+    most = max((price for price in prices if price is not None), default=0.0)
+    for place, option in enumerate(vector):
+        decision = space.decisions[place]
+        if option or len(decision.options) < 2:
+            continue
+        block = gone.get(decision.target)
+        why = f"block {block} is dropped" if block is not None else _why(table, options, space, place, most)
+        yield Left(decision.name, why)
+
+
+def _why(table: Table, options: Sensitivity, space: Space, place: int, most: float) -> str:
+    usable = table.usable(place)
+    if not usable:
+        return "none of its options can be applied to this model"
+    priced = [(price, option) for option in usable if (price := _price(table, options, place, option)) is not None]
+    if not priced:
+        return "none of its options saves bytes, time or work on this target"
+    price, option = min(priced)
+    told = describe(space.decisions[place].options[option])
+    if price > most:
+        return f"{told} loses {_ratio(price, most)} as much for what it saves as the worst choice that was taken"
+    return f"{told} alone loses less for what it saves than the worst choice that was taken; not so beside the others"
+
+
+def _ratio(price: float, most: float) -> str:
+    return f"{price / most:.3g} times" if most > 0 else "more than nothing,"
+
+
+def _price(table: Table, options: Sensitivity, place: int, option: int) -> float | None:
+    """Loss for the largest share of a dense cost that an option saves, None if it saves none."""
+    saved = max(
+        table.saving(place, option, cost) / options.dense.costs[cost]
+        for cost in _COSTS
+        if options.dense.costs[cost] > 0
+    )
+    return table.loss(place, option) / options.chance / saved if saved > _NOTHING else None
+
+
+def plain(explanation: Explanation) -> dict[str, Sequence[Mapping[str, object]]]:
+    """As plain data for JSON."""
+    return {
+        "choices": [
+            {"decision": one.decision, "option": one.option, "loss_share": one.loss, "saves": dict(one.saves)}
+            for one in explanation.choices
+        ],
+        "relaxed": [
+            {"cost": one.cost, "share": one.share, "taken_back": list(one.taken_back), "relief": one.relief}
+            for one in explanation.relaxed
+        ],
+        "left": [{"decision": one.decision, "why": one.why} for one in explanation.left],
+    }
