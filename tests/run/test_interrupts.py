@@ -35,7 +35,7 @@ def started(folder: Path, run: Path, *words: str) -> subprocess.Popen[str]:
     if words[0] == "search":
         (folder / "space.yaml").write_text(SPACE)
         command += ["--task", "tests.run.tiny:tiny_task", "--space", str(folder / "space.yaml"), "--workers", "2"]
-        command += ["--short-steps", "4", "--final-epochs", "1", "-o", str(run)]
+        command += ["--short-steps", "4", "--final-epochs", "1", "--final-points", "2", "-o", str(run)]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
