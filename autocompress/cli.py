@@ -61,7 +61,9 @@ def search(
         str, typer.Option(help="Metrics to improve, with commas.")
     ] = "accuracy,size_bytes,latency_ms",
     constraint: Constraints = None,
-    controller: Annotated[str, typer.Option(help="tpe, random, nsga2 or nsga3.")] = "tpe",
+    controller: Annotated[
+        str, typer.Option(help="planned, tpe, nsga2, nsga3, gp, evolution, ilp, amc, jitter or random.")
+    ] = "planned",
     seed: Annotated[int, typer.Option(help="The same seed gives the same plans.")] = 0,
     precision: Annotated[str | None, typer.Option(help="What unquantized layers run in.")] = None,
     short_steps: Annotated[int | None, typer.Option(help="Optimiser steps of a trial; by the data by default.")] = None,

@@ -19,6 +19,7 @@ from autocompress.emit.report import render_report
 from autocompress.emit.report_data import save_report_data
 from autocompress.errors import InputError
 from autocompress.proxy.context import Context
+from autocompress.proxy.sensitivity import Effects, Sensitivity
 from autocompress.proxy.timing import reference_latency_ms
 from autocompress.run.effects import effects_by
 from autocompress.run.executors import Executor, InProcess, Workers, workers_of
@@ -41,7 +42,8 @@ from autocompress.run.reach import dense_cost, least_costs
 from autocompress.run.report_input import report_input
 from autocompress.run.study import Study
 from autocompress.run.trials import Listener, Trials, run_trials
-from autocompress.search.controllers import make_controller
+from autocompress.search.controllers import PLANNED, WITH_TABLES, make_controller
+from autocompress.search.oneshot import Tables
 from autocompress.search.planned import Planner
 from autocompress.search.record import Objective, Record
 from autocompress.search.recovery import rest_kind
@@ -215,15 +217,18 @@ class Driver:
         return {"accuracy": Metric.exact(accuracy, task.metric_unit), **dense_cost(self.context)}
 
     def _trials(self, study: Study, dense: Mapping[str, Metric], executor: Executor) -> Trials:
+        name, tables = self.settings.controller, self._tables(executor)
         return Trials(
             study=study,
             space=self.space,
-            controller=make_controller(self.settings.controller, self.space, self.objectives, self.settings.seed),
+            controller=make_controller(
+                name, self.space, self.objectives, self.settings.seed, self._tables_beside_trials(name, tables)
+            ),
             executor=executor,
             constraints=self.constraints,
             baselines=self._baselines(),
-            planned=self._planner(executor),
-            waves=WAVES,
+            planned=self._planner(tables),
+            waves=WAVES if name == PLANNED else 0,
             dense=dense,
             checkpoints=self.folder / CHECKPOINTS,
             listener=self.listener,
@@ -234,14 +239,31 @@ class Driver:
         uniform = ((label, self.space.encode(plan)) for label, plan in self.space.uniform_plans())
         return ((DENSE, self.space.dense_vector), *uniform)
 
-    def _planner(self, executor: Executor) -> Callable[[Sequence[Record]], list[tuple[str, Vector]]]:
-        """Plans from the effects of options, which are measured once and kept in the run folder."""
+    def _tables(self, executor: Executor) -> Tables:
+        """The effects of options, which workers measure once, while they have nothing else to do."""
+
+        @cache
+        def tables() -> tuple[Effects, Sensitivity]:
+            self.listener.say("measuring what every option does alone")
+            effects = effects_by(executor, self.shared, self.folder / SENSITIVITY)
+            return effects, effects.of_options(lambda done, total: self.listener.step("options measured", done, total))
+
+        return tables
+
+    def _tables_beside_trials(self, controller: str, tables: Tables) -> Tables:
+        """The same for a controller, which measures more here while trials run elsewhere."""
+        if controller not in WITH_TABLES:
+            return tables
+        _, options = tables()
+        effects = Effects(self.shared.meter, self.folder / SENSITIVITY)
+        return lambda: (effects, options)
+
+    def _planner(self, tables: Tables) -> Callable[[Sequence[Record]], list[tuple[str, Vector]]]:
+        """Plans from the effects of options."""
 
         @cache
         def planner() -> Planner:
-            self.listener.say("measuring what every option does alone")
-            effects = effects_by(executor, self.shared, self.folder / SENSITIVITY)
-            options = effects.of_options(lambda done, total: self.listener.step("options measured", done, total))
+            effects, options = tables()
             samples = len(self.context.validation)
             return Planner(effects, options, self.context.dense.info.blocks, self.objectives, samples)
 

@@ -19,8 +19,8 @@ from autocompress.errors import InputError
 from autocompress.run.folder import STUDY
 from autocompress.run.journal import JOURNAL, open_journal
 from autocompress.run.uninterrupted import uninterrupted
-from autocompress.search.controllers import distributions
 from autocompress.search.record import Objective, Record
+from autocompress.search.samplers import distributions
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

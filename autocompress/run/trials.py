@@ -16,7 +16,7 @@ from autocompress.run.executors import Executor, decided_by
 from autocompress.run.jobs import TrialJob
 from autocompress.run.study import Study
 from autocompress.run.weights import checkpoint_path
-from autocompress.search.controllers import Controller
+from autocompress.search.controller import Controller
 from autocompress.search.outlook import WORST_LOST
 from autocompress.search.record import Objective, Record, too_far
 

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Prune, Quantize
 from autocompress.core.space import Decision, Space, Vector
 from autocompress.errors import InputError
-from autocompress.search.controllers import CONTROLLERS, Controller, make_controller
+from autocompress.proxy.context import Context, Effort
+from autocompress.proxy.sensitivity import Effects, Meter, Sensitivity
+from autocompress.search.controller import Controller
+from autocompress.search.controllers import CONTROLLERS
+from autocompress.search.controllers import make_controller as make
 from autocompress.search.record import Objective, Record
+from autocompress.targets.profile import load_target
+from autocompress.tasks import classification
 
 ALL = (Objective("accuracy", True), Objective("size_bytes", False), Objective("latency_ms", False))
 SPACE = Space(
@@ -37,6 +49,50 @@ def record(number: int, vector: Vector, state: str = "complete", label: str = "s
     known = {"complete": metrics, "infeasible": {"size_bytes": metrics["size_bytes"]}}.get(state, {})
     fidelity = "cost" if state == "infeasible" else "short"
     return Record(number, label, vector, state, fidelity, known, {}, None if state == "complete" else state)
+
+
+class _Toy(nn.Module):
+    """Has what `SPACE` and `ONE` decide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3, padding=1)
+        self.b = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(torch.relu(self.a(x)).mean((2, 3)))
+        return y
+
+
+class _Deep(nn.Module):
+    """Has what `LONG` decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for place in range(len(LONG.decisions)):
+            self.add_module(f"l{place}", nn.Linear(12, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean(1).flatten(1)[:, :12]
+        for layer in self.children():
+            x = torch.relu(layer(x))
+        return x
+
+
+@cache
+def tables_of(name: str) -> tuple[Effects, Sensitivity]:
+    """Real tables of a real model."""
+    space = {one.name: one for one in (SPACE, LONG, ONE)}[name]
+    torch.manual_seed(0)
+    data = torch.randn(64, 3, 16, 16), torch.arange(64) % 4
+    task = classification(name, (_Deep() if space is LONG else _Toy()).eval(), data, data, data)
+    context = Context(task, load_target("jetson-nano"), "fp16", Effort(2, 32), shares=(1.0, 0.75))
+    effects = Effects(Meter(space, context), Path(tempfile.mkdtemp()) / "table")
+    return effects, effects.of_options()
+
+
+def make_controller(name: str, space: Space, objectives: Sequence[Objective], seed: int) -> Controller:
+    return make(name, space, objectives, seed, lambda: tables_of(space.name))
 
 
 def asked(controller: Controller, count: int, state: str = "complete") -> list[Record]:
