@@ -18,6 +18,7 @@ from autocompress.core.space import Decision, Space, Vector
 from autocompress.errors import InputError
 from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.sensitivity import Effects, Meter, Sensitivity
+from autocompress.search import agent, evolution
 from autocompress.search.controller import Controller
 from autocompress.search.controllers import CONTROLLERS
 from autocompress.search.controllers import make_controller as make
@@ -103,7 +104,11 @@ def asked(controller: Controller, count: int, state: str = "complete") -> list[R
 
 
 @pytest.fixture(params=sorted(CONTROLLERS))
-def name(request: pytest.FixtureRequest) -> str:
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    # Fewer of the same steps: these tests ask some hundred times.
+    monkeypatch.setattr(evolution, "_GENERATIONS", 1)
+    monkeypatch.setattr(evolution, "_OFFSPRING", 2)
+    monkeypatch.setattr(agent, "_STEPS", 20)
     return str(request.param)
 
 
