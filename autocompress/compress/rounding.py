@@ -49,4 +49,6 @@ class Rounding:
 
     def bits_of(self, places: Sequence[int]) -> tuple[int | None, ...]:
         """The same for what an operator reads."""
+        if not self._marked:
+            return (None,) * len(places)
         return tuple([self.bits(place) for place in places])
