@@ -22,7 +22,7 @@ from autocompress.compress.rounding import Rounding
 from autocompress.compress.silence import Silence
 from autocompress.compress.sized import Sized, shape_of, sized
 from autocompress.compress.wiring import PADS, Node, Wiring, nodes_of, wire
-from autocompress.core.network import Network, Operator
+from autocompress.core.network import Network, Operator, weight_dtype
 from autocompress.core.plan import LowRank, Plan, Quantize
 from autocompress.graph.blocks import drop_blocks
 from autocompress.graph.info import Traced
@@ -41,8 +41,8 @@ class _Ends(NamedTuple):
     reads: tuple[str, ...]
     in_shapes: tuple[_Shape, ...]
     out_shape: _Shape
-    read_bits: tuple[int | None, ...]
-    stored_bits: int | None
+    rounded_reads: tuple[bool, ...]
+    is_rounded: bool
 
 
 class PlannedNetworks:
@@ -164,13 +164,17 @@ class PlannedNetworks:
                 stored,
                 tuple([samples[shape] for shape in read]),
                 samples[one.out],
-                rounding.bits_of(sources),
-                rounding.bits(place),
+                rounding.are_rounded(sources),
+                rounding.is_rounded(place),
             )
             if one.weight:
                 weight, groups = tuple([sizes[axis] for axis in one.weight]), sizes[one.groups]
-                ops = quantized.get(one.dense.layer), factorised.get(one.dense.layer)
-                operators += self._layer(place, io, weight, groups, (shapes[read[0]], shapes[one.out]), *ops)
+                quantize, low_rank = quantized.get(one.dense.layer), factorised.get(one.dense.layer)
+                dtype, rounds = "fp32", False
+                if quantize is not None:
+                    dtype, rounds = weight_dtype(quantize.w_bits), quantize.a_bits == 8
+                batches = shapes[read[0]], shapes[one.out]
+                operators += self._layer(place, io, weight, groups, batches, dtype, rounds, low_rank)
             else:
                 more = sum([math.prod(shapes[shape]) for shape in one.more]) // self._batch if one.more else 0
                 macs = one.dense.macs
@@ -182,7 +186,7 @@ class PlannedNetworks:
             tuple(operators),
             {self._nodes[place].name: samples[self._shape_of[place]] for place in inputs},
             wiring.outputs,
-            tuple(self._nodes[place].name for place in inputs if rounding.bits(place) == 8),
+            tuple(self._nodes[place].name for place in inputs if rounding.is_rounded(place)),
         )
 
     def _new_plain(self, place: int, io: _Ends, macs: int, more: int) -> Operator:
@@ -199,8 +203,8 @@ class PlannedNetworks:
             stride=dense.stride,
             # What is neither a layer nor a product of activations keeps its channels.
             macs=macs,
-            read_bits=io.read_bits,
-            stored_bits=io.stored_bits,
+            rounded_reads=io.rounded_reads,
+            is_rounded=io.is_rounded,
             more_elements=more,
             window=dense.window,
             is_zero=dense.is_zero,
@@ -214,15 +218,26 @@ class PlannedNetworks:
         weight: _Shape,
         groups: int,
         batches: tuple[_Shape, _Shape],
-        quantize: Quantize | None,
+        dtype: str,
+        rounds: bool,
         low_rank: LowRank | None,
     ) -> tuple[Operator, ...]:
-        """A layer, or the factors that stand for it; `batches` are what it reads and writes, with the batch."""
+        """A layer, or the factors that stand for it.
+
+        Args:
+            place: Of the layer.
+            io: Of what stands for it.
+            weight: The shape of its weight.
+            groups: Of its weight.
+            batches: What it reads and writes, with the batch.
+            dtype: As `Operator.weight_dtype`.
+            rounds: What its factors hand on is rounded to 8 bits.
+            low_rank: How it is factorised.
+        """
         dense = self._sized[place].dense
         whole = LayerShape(dense.op, weight, dense.stride, dense.dilation, groups, *batches)
         parts = (factor_shapes(whole, low_rank) if low_rank is not None else ()) or (whole,)
-        rounded = quantize.a_bits if quantize is not None else None
-        reads, in_shapes, read_bits = io.reads, io.in_shapes, io.read_bits
+        reads, in_shapes, rounded = io.reads, io.in_shapes, io.rounded_reads
         operators: list[Operator] = []
         for part in parts:
             is_last = part is parts[-1]
@@ -242,12 +257,12 @@ class PlannedNetworks:
                     dilation=part.dilation,
                     groups=part.groups,
                     macs=part.macs(self._batch),
-                    weight_bits=quantize.w_bits if quantize is not None else 32,
-                    read_bits=read_bits,
-                    stored_bits=io.stored_bits if is_last else rounded,
+                    weight_dtype=dtype,
+                    rounded_reads=rounded,
+                    is_rounded=io.is_rounded if is_last else rounds,
                 )
             )
-            reads, in_shapes, read_bits = (name,), (out_shape,), (rounded,)
+            reads, in_shapes, rounded = (name,), (out_shape,), (rounds,)
         return tuple(operators)
 
 

@@ -89,7 +89,7 @@ FUSIONS: Mapping[str, Fusion] = {
 }
 RUNTIMES = tuple(FUSIONS)
 # The plans of one model have most operators in common: what runs as one kernel is found by which operators it is.
-_MOST_LAUNCHES = 1 << 15
+_MOST_LAUNCHES = 1 << 14
 _launches: dict[tuple[int, ...], _Launch] = {}
 ZEROS = ("run", "skipped", "dropped")
 
@@ -145,7 +145,7 @@ class _Launch:
     """What runs as one kernel: an operator with what it takes along, and siblings that do the same beside it.
 
     Attributes:
-        bits: For every stored tensor that is read, and the shape it is read in, the bits its values are rounded to.
+        rounded: For every stored tensor that is read, and the shape it is read in, whether it is rounded to 8 bits.
         writes: The tensors it stores.
         reads: The stored tensors that are read.
         window: Of a convolution.
@@ -153,7 +153,7 @@ class _Launch:
     """
 
     chains: tuple[Sequence[Operator], ...]
-    bits: Mapping[tuple[str, tuple[int, ...]], int | None]
+    rounded: Mapping[tuple[str, tuple[int, ...]], bool]
     writes: tuple[str, ...]
     reads: tuple[str, ...]
     window: tuple[int, ...] | None
@@ -187,14 +187,14 @@ def _launch_of(chain: Sequence[Operator]) -> _Launch:
 
 
 def _new_launch(chain: Sequence[Operator]) -> _Launch:
-    found: dict[tuple[str, tuple[int, ...]], int | None] = {}
+    found: dict[tuple[str, tuple[int, ...]], bool] = {}
     before = ""
     for operator in chain:
         if operator.reads != (before,):
-            bits = operator.read_bits or (None,) * len(operator.reads)
-            for name, shape, rounded in zip(operator.reads, operator.in_shapes, bits, strict=True):
+            rounded = operator.rounded_reads or (False,) * len(operator.reads)
+            for name, shape, is_rounded in zip(operator.reads, operator.in_shapes, rounded, strict=True):
                 if name != before:
-                    found.setdefault((name, shape), rounded)
+                    found.setdefault((name, shape), is_rounded)
         before = operator.name
     head = chain[0]
     window = head.weight_shape[2:] if head.op == "conv2d" and head.weight_shape is not None else None
@@ -206,7 +206,7 @@ def _branch_reads(network: Network, launches: Sequence[_Launch]) -> list[int]:
 
     What a sum reads, and what an activation wrote, was read when it was made.
     """
-    last = {name: index for index, launch in enumerate(launches) for name, _ in launch.bits}
+    last = {name: index for index, launch in enumerate(launches) for name, _ in launch.rounded}
     last |= dict.fromkeys(network.outputs, len(launches))
     live = {name for name in network.inputs if name in last}
     inside: set[str] = set()
@@ -250,8 +250,8 @@ def _step(
     kernel = Kernel(
         op=head.op,
         layer=layer,
-        dtype=_dtype_of(head, tuple(launch.bits.values()), any(operator.stored_bits == 8 for operator in operators)),
-        in_shapes=tuple([shape for _, shape in launch.bits]),
+        dtype=_dtype_of(head, tuple(launch.rounded.values()), any(operator.is_rounded for operator in operators)),
+        in_shapes=tuple([shape for _, shape in launch.rounded]),
         out_shape=out_shape,
         weight_shape=weight_shape,
         stride=head.stride,
@@ -358,28 +358,28 @@ def _is_pointwise(operator: Operator) -> bool:
 
 
 def _dtype(operator: Operator) -> str:
-    return _dtype_of(operator, operator.read_bits, True)
+    return _dtype_of(operator, operator.rounded_reads, True)
 
 
-def _dtype_of(head: Operator, read_bits: Sequence[int | None], writes_rounded: bool) -> str:
+def _dtype_of(head: Operator, rounded_reads: Sequence[bool], writes_rounded: bool) -> str:
     """`int8` where every activation is rounded to 8 bits and the weight is stored in 8 bits or less.
 
     As files are written: of convolutions only those that write 8 bits, and none that is transposed.
     """
-    rounded = bool(read_bits) and set(read_bits) == {8}
+    rounded = bool(rounded_reads) and all(rounded_reads)
     if head.weight_shape is None:
         return "int8" if rounded else "fp32"
     is_float = head.op == "conv_transpose2d" or (head.op.startswith("conv") and not writes_rounded)
-    if rounded and head.weight_bits <= 8 and not is_float:
-        return "int8"
-    return "fp16" if head.weight_bits == 16 else "fp32"
+    if head.weight_dtype == "int8":
+        return "int8" if rounded and not is_float else "fp32"
+    return head.weight_dtype
 
 
 def _sibling_key(operator: Operator) -> tuple[object, ...] | None:
     if operator.op != "conv2d" or operator.groups != 1:
         return None
     sizes = ((operator.weight_shape or ())[2:], operator.stride, operator.dilation, operator.out_shape[1:])
-    return (operator.reads, *sizes, operator.weight_bits, operator.read_bits)
+    return (operator.reads, *sizes, operator.weight_dtype, operator.rounded_reads)
 
 
 def _merged(launches: Sequence[_Launch]) -> list[_Launch]:

@@ -35,8 +35,15 @@ OUT_OF_RANGE_FACTOR = 2.0
 # Everything of a kernel but where it stands and what was asked of it: the same is estimated once.
 _WHAT_COUNTS = attrgetter(*(each.name for each in fields(Kernel) if each.name not in ("layer", "dtype")))
 
-_MOST_ESTIMATES = 1 << 16
+_MOST_ESTIMATES = 1 << 14
 _Known = tuple[float, float, float, str, str | None]
+
+
+class _Estimates(dict[tuple[int, str], tuple[KernelEstimate, bool]]):
+    """Estimates by the identity of a kernel and its dtype; a copy, whose kernels are others, begins with none."""
+
+    def __reduce__(self) -> tuple[type[_Estimates], tuple[()]]:
+        return _Estimates, ()
 
 
 @dataclass(frozen=True)
@@ -56,9 +63,7 @@ class Target:
     validation: tuple[Validation, ...] = ()
     table: Table = field(default_factory=Table)
     _known: dict[tuple[Any, ...], _Known] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _estimates: dict[tuple[int, str], tuple[KernelEstimate, bool]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _estimates: _Estimates = field(default_factory=_Estimates, init=False, repr=False, compare=False)
 
     @staticmethod
     def load(name_or_path: str | Path) -> Target:
