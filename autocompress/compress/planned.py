@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx
 
@@ -22,8 +21,8 @@ from autocompress.compress.lowrank import FACTORISED_OPS
 from autocompress.compress.rounding import Rounding
 from autocompress.compress.silence import Silence
 from autocompress.compress.sized import Sized, shape_of, sized
-from autocompress.compress.wiring import PADS, Node, Reader, Wiring, nodes_of, wire
-from autocompress.core.network import Network, Operator
+from autocompress.compress.wiring import PADS, Node, Wiring, nodes_of, wire
+from autocompress.core.network import Network, Operator, weight_dtype
 from autocompress.core.plan import LowRank, Plan, Quantize
 from autocompress.graph.blocks import drop_blocks
 from autocompress.graph.info import Traced
@@ -32,18 +31,18 @@ from autocompress.graph.layers import batch_of
 
 _Shape = tuple[int, ...]
 _WIRINGS = 1024
-# Plans have most operators in common, and finding one is faster than making it.
-_operator = lru_cache(maxsize=1 << 15)(Operator)
+# Plans have most operators in common: one is found faster than made, and what it gives is found by which it is.
+_OPERATORS = 1 << 15
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """Every size and every bit of one plan."""
+class _Ends(NamedTuple):
+    """What an operator reads and writes in one plan; shapes are those of one sample."""
 
-    sizes: Sequence[int]
-    shapes: Sequence[_Shape]
-    samples: Sequence[_Shape]
-    rounding: Rounding
+    reads: tuple[str, ...]
+    in_shapes: tuple[_Shape, ...]
+    out_shape: _Shape
+    rounded_reads: tuple[bool, ...]
+    is_rounded: bool
 
 
 class PlannedNetworks:
@@ -73,6 +72,9 @@ class PlannedNetworks:
         self._known_groups = {group.name for group in traced.info.groups if group.blocked_by is None}
         self._layers = {layer.name: layer.op for layer in traced.info.layers if layer.frozen_reason is None}
         self._wiring = lru_cache(_WIRINGS)(self._wire)
+        self._plain = lru_cache(_OPERATORS)(self._new_plain)
+        self._layer = lru_cache(_OPERATORS)(self._new_layer)
+        self._sample = lru_cache(_OPERATORS)(lambda shape: per_sample(shape, self._batch))
 
     def network(self, plan: Plan) -> Network | None:
         """The network of `compress(traced, plan, weights=False)`; None where only that can tell.
@@ -98,7 +100,7 @@ class PlannedNetworks:
         if cut:
             vanished = frozenset(place for place in self._pads if self._adds_nothing(place, shapes))
             wiring = self._wiring(plan.student.drop, vanished) if vanished else wiring
-        samples = [per_sample(shape, self._batch) for shape in shapes]
+        samples = list(map(self._sample, shapes))
         return self._network(plan, wiring, sizes, shapes, samples)
 
     def _knows(self, plan: Plan) -> bool:
@@ -154,70 +156,95 @@ class PlannedNetworks:
     ) -> Network:
         quantized = {name: op for name, ops in plan.layers for op in ops if isinstance(op, Quantize)}
         factorised = {name: op for name, ops in plan.layers for op in ops if isinstance(op, LowRank)}
-        made = _Made(sizes, shapes, samples, Rounding(self._nodes, wiring, quantized))
+        rounding = Rounding(self._nodes, wiring, quantized)
         operators: list[Operator] = []
-        for reader in wiring.operators:
-            one = self._sized[reader.place]
-            if not one.weight:
-                operators.append(self._plain(one, reader, made))
-                continue
-            name = one.dense.layer
-            operators += self._layer(one, reader, made, quantized.get(name), factorised.get(name))
+        for place, stored, sources in wiring.operators:
+            one, read = self._sized[place], [self._shape_of[source] for source in sources]
+            io = _Ends(
+                stored,
+                tuple([samples[shape] for shape in read]),
+                samples[one.out],
+                rounding.are_rounded(sources),
+                rounding.is_rounded(place),
+            )
+            if one.weight:
+                weight, groups = tuple([sizes[axis] for axis in one.weight]), sizes[one.groups]
+                quantize, low_rank = quantized.get(one.dense.layer), factorised.get(one.dense.layer)
+                dtype, rounds = "fp32", False
+                if quantize is not None:
+                    dtype, rounds = weight_dtype(quantize.w_bits), quantize.a_bits == 8
+                batches = shapes[read[0]], shapes[one.out]
+                operators += self._layer(place, io, weight, groups, batches, dtype, rounds, low_rank)
+            else:
+                more = sum([math.prod(shapes[shape]) for shape in one.more]) // self._batch if one.more else 0
+                macs = one.dense.macs
+                if one.inner is not None:
+                    macs = math.prod(shapes[one.out]) // self._batch * sizes[one.inner]
+                operators.append(self._plain(place, io, macs, more))
         inputs = [place for place in wiring.places if self._nodes[place].op == "placeholder"]
         return Network(
             tuple(operators),
             {self._nodes[place].name: samples[self._shape_of[place]] for place in inputs},
             wiring.outputs,
-            tuple(self._nodes[place].name for place in inputs if made.rounding.bits(place) == 8),
+            tuple(self._nodes[place].name for place in inputs if rounding.is_rounded(place)),
         )
 
-    def _plain(self, one: Sized, reader: Reader, made: _Made) -> Operator:
+    def _new_plain(self, place: int, io: _Ends, macs: int, more: int) -> Operator:
         """An operator without weights."""
-        dense = one.dense
-        out = made.shapes[one.out]
-        return _operator(
+        dense = self._sized[place].dense
+        return Operator(
             name=dense.name,
             op=dense.op,
             aten=dense.aten,
-            reads=reader.stored,
-            in_shapes=self._read(reader, made),
-            out_shape=made.samples[one.out],
+            reads=io.reads,
+            in_shapes=io.in_shapes,
+            out_shape=io.out_shape,
             layer=dense.layer,
             stride=dense.stride,
             # What is neither a layer nor a product of activations keeps its channels.
-            macs=one.dense.macs if one.inner is None else math.prod(out) // self._batch * made.sizes[one.inner],
-            read_bits=made.rounding.bits_of(reader.sources),
-            stored_bits=made.rounding.bits(reader.place),
-            more_elements=sum([math.prod(made.shapes[shape]) for shape in one.more]) // self._batch,
+            macs=macs,
+            rounded_reads=io.rounded_reads,
+            is_rounded=io.is_rounded,
+            more_elements=more,
             window=dense.window,
             is_zero=dense.is_zero,
             settings=dense.settings,
         )
 
-    def _layer(
-        self, one: Sized, reader: Reader, made: _Made, quantize: Quantize | None, low_rank: LowRank | None
-    ) -> list[Operator]:
-        """A layer, or the factors that stand for it."""
-        dense = one.dense
-        whole = LayerShape(
-            dense.op,
-            tuple([made.sizes[axis] for axis in one.weight]),
-            dense.stride,
-            dense.dilation,
-            made.sizes[one.groups],
-            made.shapes[self._shape_of[self._nodes[reader.place].sources[0]]],
-            made.shapes[one.out],
-        )
+    def _new_layer(
+        self,
+        place: int,
+        io: _Ends,
+        weight: _Shape,
+        groups: int,
+        batches: tuple[_Shape, _Shape],
+        dtype: str,
+        rounds: bool,
+        low_rank: LowRank | None,
+    ) -> tuple[Operator, ...]:
+        """A layer, or the factors that stand for it.
+
+        Args:
+            place: Of the layer.
+            io: Of what stands for it.
+            weight: The shape of its weight.
+            groups: Of its weight.
+            batches: What it reads and writes, with the batch.
+            dtype: As `Operator.weight_dtype`.
+            rounds: What its factors hand on is rounded to 8 bits.
+            low_rank: How it is factorised.
+        """
+        dense = self._sized[place].dense
+        whole = LayerShape(dense.op, weight, dense.stride, dense.dilation, groups, *batches)
         parts = (factor_shapes(whole, low_rank) if low_rank is not None else ()) or (whole,)
-        rounded = quantize.a_bits if quantize is not None else None
-        reads, in_shapes, read_bits = reader.stored, self._read(reader, made), made.rounding.bits_of(reader.sources)
+        reads, in_shapes, rounded = io.reads, io.in_shapes, io.rounded_reads
         operators: list[Operator] = []
         for part in parts:
             is_last = part is parts[-1]
             name = dense.name if is_last else f"{dense.name}.{part.factor}"
-            out_shape = made.samples[one.out] if is_last else per_sample(part.out_shape, self._batch)
+            out_shape = io.out_shape if is_last else per_sample(part.out_shape, self._batch)
             operators.append(
-                _operator(
+                Operator(
                     name=name,
                     op=dense.op,
                     aten=dense.aten,
@@ -230,16 +257,13 @@ class PlannedNetworks:
                     dilation=part.dilation,
                     groups=part.groups,
                     macs=part.macs(self._batch),
-                    weight_bits=quantize.w_bits if quantize is not None else 32,
-                    read_bits=read_bits,
-                    stored_bits=made.rounding.bits(reader.place) if is_last else rounded,
+                    weight_dtype=dtype,
+                    rounded_reads=rounded,
+                    is_rounded=io.is_rounded if is_last else rounds,
                 )
             )
-            reads, in_shapes, read_bits = (name,), (out_shape,), (rounded,)
-        return operators
-
-    def _read(self, reader: Reader, made: _Made) -> tuple[_Shape, ...]:
-        return tuple([made.samples[self._shape_of[source]] for source in reader.sources])
+            reads, in_shapes, rounded = (name,), (out_shape,), (rounds,)
+        return tuple(operators)
 
 
 def _may_vanish(node: Node, fx_node: fx.Node) -> bool:

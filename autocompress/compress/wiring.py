@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from autocompress.graph.kernels import Operators, base_name
 from autocompress.graph.layers import is_layer
 
 PADS = ("pad", "constant_pad_nd")
+_KEEP_SIGN = ("slice", *PADS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,20 @@ class Kept(NamedTuple):
     moves: bool
 
 
+class Flow(NamedTuple):
+    """Where values may be rounded, and how far that reaches.
+
+    Attributes:
+        layers: Every call of a layer.
+        movers: Operators that move values, or that integer runtimes have as well.
+        trails: For every node that is left the nodes, itself first, at which its values may have been rounded.
+    """
+
+    layers: tuple[Kept, ...]
+    movers: tuple[Kept, ...]
+    trails: Mapping[int, tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class Wiring:
     """A graph after some nodes were replaced by others, without what nothing returned depends on.
@@ -112,18 +128,19 @@ class Wiring:
         paths: The modules, parameters and constants that are left.
         operators: In order.
         outputs: The stored tensors that are returned.
-        layers: Every call of a layer.
-        movers: Operators that move values, or that integer runtimes have as well.
-        trails: For every node that is left the nodes, itself first, at which its values may have been rounded.
+        find_flow: Finds `flow`.
     """
 
     places: tuple[int, ...]
     paths: frozenset[str]
     operators: tuple[Reader, ...]
     outputs: tuple[str, ...]
-    layers: tuple[Kept, ...]
-    movers: tuple[Kept, ...]
-    trails: Mapping[int, tuple[int, ...]]
+    find_flow: Callable[[], Flow]
+
+    @cached_property
+    def flow(self) -> Flow:
+        """What only plans that round activations ask for."""
+        return self.find_flow()
 
 
 def wire(nodes: Sequence[Node], dropped: Mapping[int, int], vanished: frozenset[int] = frozenset()) -> Wiring:
@@ -151,11 +168,14 @@ def _sources(nodes: Sequence[Node], dropped: Mapping[int, int], vanished: frozen
     """What every node reads once others stand for those that were replaced."""
     stands = list(range(len(nodes)))
     positive: set[int] = set()
+    replaced = dropped.keys() | vanished
     result = []
     for place, node in enumerate(nodes):
-        sources = tuple([stands[source] for source in node.sources])
-        if len(sources) > 1:
-            sources = tuple(dict.fromkeys(sources))
+        sources = node.sources
+        if replaced:
+            sources = tuple([stands[source] for source in sources])
+            if len(sources) > 1:
+                sources = tuple(dict.fromkeys(sources))
         result.append(sources)
         if place in dropped:
             stands[place] = stands[dropped[place]]
@@ -164,7 +184,7 @@ def _sources(nodes: Sequence[Node], dropped: Mapping[int, int], vanished: frozen
             if dropped and sources[0] in positive:
                 # What was a ReLU after the sum is now a ReLU after a ReLU.
                 stands[place] = sources[0]
-        elif node.base in ("slice", *PADS) and sources[0] in positive and node.pad >= 0:
+        elif node.base in _KEEP_SIGN and sources[0] in positive and node.pad >= 0:
             positive.add(place)
         if place in vanished:
             stands[place] = sources[0]
@@ -181,37 +201,42 @@ class _Wirer:
         self.returned = frozenset(sources[-1])
 
     def wiring(self) -> Wiring:
-        operators, layers, movers = [], [], []
+        nodes, operators = self.nodes, []
         # Where the value of a node is stored; empty for weights and constants.
         stored: dict[int, str] = {}
-        trails: dict[int, tuple[int, ...]] = {}
         for place in self.users:
-            node, sources = self.nodes[place], self.sources[place]
-            runs = node.runs and not (node.base == "slice" and self._is_sliced_again(place))
+            node, sources = nodes[place], self.sources[place]
+            is_slice = node.base == "slice"
+            runs = node.runs and not (is_slice and self._is_sliced_again(place))
             if runs or node.op == "placeholder":
                 stored[place] = node.name
             else:
                 stored[place] = stored[sources[0]] if sources else ""
-            trails[place] = (place, *trails[sources[0]]) if node.keeps_rounding else (place,)
             if runs:
-                read = self._read(place) if node.base == "slice" else sources
-                read = tuple([source for source in read if stored[source] and self.nodes[source].is_tensor])
+                read = self._read(place) if is_slice else sources
+                read = tuple([source for source in read if stored[source] and nodes[source].is_tensor])
                 operators.append(Reader(place, tuple([stored[source] for source in read]), read))
+        return Wiring(
+            places=tuple(self.users),
+            paths=frozenset([nodes[place].path for place in self.users]),
+            operators=tuple(operators),
+            outputs=tuple(dict.fromkeys([stored[place] for place in self.sources[-1] if stored[place]])),
+            find_flow=self.flow,
+        )
+
+    def flow(self) -> Flow:
+        layers, movers = [], []
+        trails: dict[int, tuple[int, ...]] = {}
+        for place in self.users:
+            node, sources = self.nodes[place], self.sources[place]
+            trails[place] = (place, *trails[sources[0]]) if node.keeps_rounding else (place,)
             if node.is_layer:
                 layers.append(Kept(place, sources, self._stores(place), moves=False))
             elif node.base in MOVES and sources:
                 movers.append(Kept(place, sources, None, moves=True))
             elif node.base in CLOSED and sources:
                 movers.append(Kept(place, sources, self._stores(place), moves=False))
-        return Wiring(
-            places=tuple(self.users),
-            paths=frozenset([self.nodes[place].path for place in self.users]),
-            operators=tuple(operators),
-            outputs=tuple(dict.fromkeys([stored[place] for place in self.sources[-1] if stored[place]])),
-            layers=tuple(layers),
-            movers=tuple(movers),
-            trails=trails,
-        )
+        return Flow(tuple(layers), tuple(movers), trails)
 
     def _is_sliced_again(self, place: int) -> bool:
         users = self.users[place]

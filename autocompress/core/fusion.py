@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 from autocompress.core.kernel import Kernel
 from autocompress.core.network import Network, Operator
@@ -90,8 +88,9 @@ FUSIONS: Mapping[str, Fusion] = {
     "eager": Fusion(),
 }
 RUNTIMES = tuple(FUSIONS)
-# The plans of one model have most kernels in common, and finding one is faster than making it.
-_kernel = lru_cache(maxsize=1 << 15)(Kernel)
+# The plans of one model have most operators in common: what runs as one kernel is found by which operators it is.
+_MOST_LAUNCHES = 1 << 14
+_launches: dict[tuple[int, ...], _Launch] = {}
 ZEROS = ("run", "skipped", "dropped")
 
 
@@ -118,7 +117,7 @@ def fuse(network: Network, fusion: Fusion) -> tuple[Step, ...]:
     if fusion.repeated:
         network = without_repetitions(network)
     chains = _Chains(network, fusion)
-    launches = [chains.launch(places) for places in chains.found()]
+    launches = [_launch_of(chain) for chain in chains.found()]
     if chains.siblings:
         launches = _merged(launches)
     # A kernel that takes an addition along runs when the other operand is there; siblings run with the first of them.
@@ -127,8 +126,11 @@ def fuse(network: Network, fusion: Fusion) -> tuple[Step, ...]:
     sources: dict[str, tuple[str, ...]] = dict.fromkeys(network.inputs, ("input",))
     steps = []
     for launch, (inside, mixed) in zip(launches, counts, strict=True):
-        step = _step(launch, fusion, inside, mixed, sources)
-        sources.update(dict.fromkeys(step.writes, _source(step.kernel) or _sources(launch, sources)))
+        read_from = _sources(launch, sources)
+        step = launch.step(fusion, inside, mixed, read_from)
+        written = _source(step.kernel) or read_from
+        for name in step.writes:
+            sources[name] = written
         steps.append(step)
     return tuple(steps)
 
@@ -138,21 +140,65 @@ def launched(network: Network, fusion: Fusion) -> tuple[Kernel, ...]:
     return tuple([step.kernel for step in fuse(network, fusion) if step.kernel is not None])
 
 
-class _Launch(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Launch:
     """What runs as one kernel: an operator with what it takes along, and siblings that do the same beside it.
 
     Attributes:
-        bits: For every stored tensor that is read, and the shape it is read in, the bits its values are rounded to.
+        rounded: For every stored tensor that is read, and the shape it is read in, whether it is rounded to 8 bits.
         writes: The tensors it stores.
+        reads: The stored tensors that are read.
+        window: Of a convolution.
+        steps: What was made of it so far.
     """
 
     chains: tuple[Sequence[Operator], ...]
-    bits: Mapping[tuple[str, tuple[int, ...]], int | None]
+    rounded: Mapping[tuple[str, tuple[int, ...]], bool]
     writes: tuple[str, ...]
+    reads: tuple[str, ...]
+    window: tuple[int, ...] | None
+    steps: dict[tuple[object, ...], Step]
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([name for name, _ in self.bits]))
+    def head(self) -> Operator:
+        return self.chains[0][0]
+
+    def step(self, fusion: Fusion, branch_reads: int, mixed_reads: int, sources: tuple[str, ...]) -> Step:
+        """The step that it is among others; one that was made before is found."""
+        among = (fusion.concat_in_place, branch_reads, mixed_reads, sources)
+        step = self.steps.get(among)
+        if step is None:
+            step = self.steps[among] = _step(self, fusion, branch_reads, mixed_reads, sources)
+        return step
+
+
+def _launch_of(chain: Sequence[Operator]) -> _Launch:
+    """A chain with what it reads from outside; that of the same operators is found again.
+
+    What is kept holds its operators, so that no other can have their identities.
+    """
+    key = tuple(map(id, chain))
+    launch = _launches.get(key)
+    if launch is None:
+        if len(_launches) >= _MOST_LAUNCHES:
+            _launches.clear()
+        launch = _launches[key] = _new_launch(chain)
+    return launch
+
+
+def _new_launch(chain: Sequence[Operator]) -> _Launch:
+    found: dict[tuple[str, tuple[int, ...]], bool] = {}
+    before = ""
+    for operator in chain:
+        if operator.reads != (before,):
+            rounded = operator.rounded_reads or (False,) * len(operator.reads)
+            for name, shape, is_rounded in zip(operator.reads, operator.in_shapes, rounded, strict=True):
+                if name != before:
+                    found.setdefault((name, shape), is_rounded)
+        before = operator.name
+    head = chain[0]
+    window = head.weight_shape[2:] if head.op == "conv2d" and head.weight_shape is not None else None
+    return _Launch((tuple(chain),), found, (chain[-1].name,), tuple(dict.fromkeys([n for n, _ in found])), window, {})
 
 
 def _branch_reads(network: Network, launches: Sequence[_Launch]) -> list[int]:
@@ -160,7 +206,7 @@ def _branch_reads(network: Network, launches: Sequence[_Launch]) -> list[int]:
 
     What a sum reads, and what an activation wrote, was read when it was made.
     """
-    last = {name: index for index, launch in enumerate(launches) for name, _ in launch.bits}
+    last = {name: index for index, launch in enumerate(launches) for name, _ in launch.rounded}
     last |= dict.fromkeys(network.outputs, len(launches))
     live = {name for name in network.inputs if name in last}
     inside: set[str] = set()
@@ -181,19 +227,14 @@ def _mixed_reads(launches: Sequence[_Launch]) -> list[int]:
     Runtimes choose a layout for each, so that such a tensor is there in two.
     """
     first: dict[str, tuple[int, ...]] = {}
-    counts = []
-    for launch in launches:
-        head = launch.chains[0][0]
-        if head.op == "conv2d" and head.weight_shape is not None:
-            window = head.weight_shape[2:]
-            counts.append(int(first.setdefault(head.reads[0], window) != window))
-        else:
-            counts.append(0)
-    return counts
+    return [
+        0 if launch.window is None else int(first.setdefault(launch.head.reads[0], launch.window) != launch.window)
+        for launch in launches
+    ]
 
 
 def _step(
-    launch: _Launch, fusion: Fusion, branch_reads: int, mixed_reads: int, sources: Mapping[str, tuple[str, ...]]
+    launch: _Launch, fusion: Fusion, branch_reads: int, mixed_reads: int, sources: tuple[str, ...]
 ) -> Step:
     """The kernel of a launch; siblings are one that writes all their channels."""
     chain, chains = launch.chains[0], launch.chains
@@ -206,11 +247,11 @@ def _step(
         layer = "+".join(each[0].layer or each[0].name for each in chains)
         outputs = sum(each[-1].out_shape[0] for each in chains)
         out_shape, weight_shape = (outputs, *out_shape[1:]), (outputs, *weight_shape[1:])
-    kernel = _kernel(
+    kernel = Kernel(
         op=head.op,
         layer=layer,
-        dtype=_dtype_of(head, tuple(launch.bits.values()), any(operator.stored_bits == 8 for operator in operators)),
-        in_shapes=tuple([shape for _, shape in launch.bits]),
+        dtype=_dtype_of(head, tuple(launch.rounded.values()), any(operator.is_rounded for operator in operators)),
+        in_shapes=tuple([shape for _, shape in launch.rounded]),
         out_shape=out_shape,
         weight_shape=weight_shape,
         stride=head.stride,
@@ -222,7 +263,7 @@ def _step(
         window=head.window,
         branch_reads=branch_reads,
         mixed_reads=mixed_reads,
-        sources=_sources(launch, sources),
+        sources=sources,
     )
     return Step(kernel, operators, launch.writes, launch.reads)
 
@@ -236,6 +277,8 @@ def _source(kernel: Kernel | None) -> tuple[str, ...]:
 
 def _sources(launch: _Launch, sources: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """What wrote what a kernel reads, each once, in order of their names."""
+    if len(launch.reads) == 1:
+        return sources.get(launch.reads[0], ())
     return tuple(sorted({source for name in launch.reads for source in sources.get(name, ())}))
 
 
@@ -260,14 +303,14 @@ class _Chains:
                 alike.setdefault(_sibling_key(operator), []).append(operator.name)
         self.siblings = {name for key, names in alike.items() if key and len(names) > 1 for name in names}
 
-    def found(self) -> list[list[int]]:
-        """The places of every kernel's operators."""
+    def found(self) -> list[list[Operator]]:
+        """The operators of every kernel."""
         chains = []
         for place in range(len(self.operators)):
             if place not in self.done:
                 chain = self._chain(place)
                 self.done.update(chain)
-                chains.append(chain)
+                chains.append([self.operators[each] for each in chain])
         return chains
 
     def _chain(self, head: int) -> list[int]:
@@ -309,48 +352,34 @@ class _Chains:
                 return False
         return True
 
-    def launch(self, places: Sequence[int]) -> _Launch:
-        """A chain with what it reads from outside."""
-        chain = [self.operators[place] for place in places]
-        found: dict[tuple[str, tuple[int, ...]], int | None] = {}
-        before = ""
-        for operator in chain:
-            if operator.reads != (before,):
-                bits = operator.read_bits or (None,) * len(operator.reads)
-                for name, shape, rounded in zip(operator.reads, operator.in_shapes, bits, strict=True):
-                    if name != before:
-                        found.setdefault((name, shape), rounded)
-            before = operator.name
-        return _Launch((chain,), found, (chain[-1].name,))
-
 
 def _is_pointwise(operator: Operator) -> bool:
     return operator.op == "elementwise" or operator.aten == "batch_norm"
 
 
 def _dtype(operator: Operator) -> str:
-    return _dtype_of(operator, operator.read_bits, True)
+    return _dtype_of(operator, operator.rounded_reads, True)
 
 
-def _dtype_of(head: Operator, read_bits: Sequence[int | None], writes_rounded: bool) -> str:
+def _dtype_of(head: Operator, rounded_reads: Sequence[bool], writes_rounded: bool) -> str:
     """`int8` where every activation is rounded to 8 bits and the weight is stored in 8 bits or less.
 
     As files are written: of convolutions only those that write 8 bits, and none that is transposed.
     """
-    rounded = bool(read_bits) and set(read_bits) == {8}
+    rounded = bool(rounded_reads) and all(rounded_reads)
     if head.weight_shape is None:
         return "int8" if rounded else "fp32"
     is_float = head.op == "conv_transpose2d" or (head.op.startswith("conv") and not writes_rounded)
-    if rounded and head.weight_bits <= 8 and not is_float:
-        return "int8"
-    return "fp16" if head.weight_bits == 16 else "fp32"
+    if head.weight_dtype == "int8":
+        return "int8" if rounded and not is_float else "fp32"
+    return head.weight_dtype
 
 
 def _sibling_key(operator: Operator) -> tuple[object, ...] | None:
     if operator.op != "conv2d" or operator.groups != 1:
         return None
     sizes = ((operator.weight_shape or ())[2:], operator.stride, operator.dilation, operator.out_shape[1:])
-    return (operator.reads, *sizes, operator.weight_bits, operator.read_bits)
+    return (operator.reads, *sizes, operator.weight_dtype, operator.rounded_reads)
 
 
 def _merged(launches: Sequence[_Launch]) -> list[_Launch]:
@@ -361,11 +390,13 @@ def _merged(launches: Sequence[_Launch]) -> list[_Launch]:
         key = _sibling_key(chain[0]) if len(launch.reads) == 1 else None
         taken = (key, tuple([operator.aten for operator in chain[1:]])) if key else launch.writes
         groups.setdefault(taken, []).append(launch)
-    return [
-        _Launch(
-            tuple(chain for launch in group for chain in launch.chains),
-            group[0].bits,
-            tuple(name for launch in group for name in launch.writes),
-        )
-        for group in groups.values()
-    ]
+    return [group[0] if len(group) == 1 else _side_by_side(group) for group in groups.values()]
+
+
+def _side_by_side(group: Sequence[_Launch]) -> _Launch:
+    return replace(
+        group[0],
+        chains=tuple(chain for launch in group for chain in launch.chains),
+        writes=tuple(name for launch in group for name in launch.writes),
+        steps={},
+    )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+_INTEGER_BITS = 8
 LAYERS = ("conv1d", "conv2d", "conv_transpose2d", "linear")
 
 
@@ -22,9 +23,10 @@ class Operator:
         out_shape: What it writes, without the batch.
         layer: Module path, or the operator's name where no module owns it.
         weight_shape: `[out, in / groups, kh, kw]`, `[out, in]`, or None.
-        weight_bits: What weights are stored in; 32 where there are none.
-        read_bits: For each read, the bits its values are rounded to, or None.
-        stored_bits: What the written tensor is rounded to wherever it is read, or None.
+        weight_dtype: What weights could be computed in as they are stored: `int8` in 8 bits or less, `fp16`, or `fp32`,
+            which also stands where there are none.
+        rounded_reads: For each read, whether its values are rounded to 8 bits.
+        is_rounded: True where the written tensor is rounded to 8 bits wherever it is read.
         more_elements: Elements of further tensors it writes.
         window: What one output of a pool looks at.
         is_zero: True where it writes nothing but zeros, whatever the input.
@@ -43,9 +45,9 @@ class Operator:
     dilation: tuple[int, ...] = ()
     groups: int = 1
     macs: int = 0
-    weight_bits: int = 32
-    read_bits: tuple[int | None, ...] = ()
-    stored_bits: int | None = None
+    weight_dtype: str = "fp32"
+    rounded_reads: tuple[bool, ...] = ()
+    is_rounded: bool = False
     more_elements: int = 0
     window: tuple[int, ...] = ()
     is_zero: bool = False
@@ -96,3 +98,8 @@ class Network:
 
     def __iter__(self) -> Iterator[Operator]:
         return iter(self.operators)
+
+
+def weight_dtype(bits: int) -> str:
+    """`Operator.weight_dtype` of weights that are stored in so many bits."""
+    return "int8" if bits <= _INTEGER_BITS else "fp16" if bits == 16 else "fp32"

@@ -69,7 +69,7 @@ def without_repetitions(network: Network) -> Network:
 
 
 def _does_the_same(operator: Operator, other: Operator) -> bool:
-    same = replace(operator, name=other.name, layer=other.layer, stored_bits=other.stored_bits) == other
+    same = replace(operator, name=other.name, layer=other.layer, is_rounded=other.is_rounded) == other
     return same and operator.settings == other.settings
 
 

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from autocompress.core.fusion import Fusion, launched
 from autocompress.core.kernel import Kernel
-from autocompress.core.network import Network, Operator
+from autocompress.core.network import Network, Operator, weight_dtype
 from autocompress.graph.couple import NORM_MODULES
 from autocompress.graph.layers import aten_name, batch_of, call_macs, is_layer, is_matmul, layer_macs, layer_op
 
@@ -74,7 +74,7 @@ def network_of(module: fx.GraphModule) -> Network:
     inputs = {node.name: per_sample(node.meta["shape"], lifter.batch) for node in places}
     returned = next(iter(module.graph.find_nodes(op="output"))).all_input_nodes
     outputs = dict.fromkeys(lifter.source(node) for node in returned)
-    rounded = tuple(node.name for node in places if lifter.stored_bits(node) == 8)
+    rounded = tuple(node.name for node in places if lifter.is_rounded(node))
     return Network(operators, inputs, tuple(name for name in outputs if name is not None), rounded)
 
 
@@ -156,8 +156,8 @@ class Operators:
             "reads": tuple(name for name, _ in named),
             "in_shapes": tuple(per_sample(n.meta["shape"], self.batch) for _, n in named),
             "out_shape": per_sample(shapes[0], self.batch),
-            "read_bits": tuple(self.rounded_bits(n) for _, n in named),
-            "stored_bits": self.stored_bits(node),
+            "rounded_reads": tuple(self.rounded_bits(n) == 8 for _, n in named),
+            "is_rounded": self.is_rounded(node),
             "more_elements": sum(math.prod(shape) for shape in shapes[1:]) // self.batch,
             "is_zero": self._is_zero(node),
             "settings": _settings(node),
@@ -183,7 +183,7 @@ class Operators:
             dilation=tuple(getattr(layer, "dilation", ())),
             groups=int(getattr(layer, "groups", 1)),
             macs=layer_macs(self.module, node),
-            weight_bits=_weight_bits(layer),
+            weight_dtype=weight_dtype(_weight_bits(layer)),
             **common,
         )
 
@@ -194,11 +194,11 @@ class Operators:
             self.zeros.add(node)
         return node in self.zeros
 
-    def stored_bits(self, node: fx.Node) -> int | None:
-        """What a tensor is rounded to before anything reads it, or was before it was moved."""
+    def is_rounded(self, node: fx.Node) -> bool:
+        """True where a tensor is rounded to 8 bits before anything reads it, or was before it was moved."""
         users = list(node.users)
         rounded = bool(users) and all(user in self.quantizers for user in users)
-        return self.rounded_bits(users[0] if rounded else node)
+        return self.rounded_bits(users[0] if rounded else node) == 8
 
     def rounded_bits(self, node: fx.Node) -> int | None:
         """The bits of a tensor that was rounded, looking back over views and what only moves values."""

@@ -32,6 +32,6 @@ def peak_activation_bytes(network: Network, order: Sequence[Step], precision: st
 
 
 def _bytes(operator: Operator, precision: str) -> int:
-    if operator.stored_bits == 8 and not operator.more_elements:
+    if operator.is_rounded and not operator.more_elements:
         return math.prod(operator.out_shape)
     return (math.prod(operator.out_shape) + operator.more_elements) * BYTES_PER_ELEMENT[precision]

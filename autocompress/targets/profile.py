@@ -35,7 +35,15 @@ OUT_OF_RANGE_FACTOR = 2.0
 # Everything of a kernel but where it stands and what was asked of it: the same is estimated once.
 _WHAT_COUNTS = attrgetter(*(each.name for each in fields(Kernel) if each.name not in ("layer", "dtype")))
 
+_MOST_ESTIMATES = 1 << 14
 _Known = tuple[float, float, float, str, str | None]
+
+
+class _Estimates(dict[tuple[int, str], tuple[KernelEstimate, bool]]):
+    """Estimates by the identity of a kernel and its dtype; a copy, whose kernels are others, begins with none."""
+
+    def __reduce__(self) -> tuple[type[_Estimates], tuple[()]]:
+        return _Estimates, ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class Target:
     validation: tuple[Validation, ...] = ()
     table: Table = field(default_factory=Table)
     _known: dict[tuple[Any, ...], _Known] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _estimates: _Estimates = field(default_factory=_Estimates, init=False, repr=False, compare=False)
 
     @staticmethod
     def load(name_or_path: str | Path) -> Target:
@@ -147,18 +156,21 @@ class Target:
         Raises:
             InputError: an unknown dtype.
         """
-        for dtype in {precision, *(kernel.dtype for kernel in kernels)}:
+        asked = {precision, *[kernel.dtype for kernel in kernels]}
+        for dtype in asked:
             if dtype not in DTYPES:
                 raise InputError(f"precision is {dtype!r}; {nearest(dtype, DTYPES)}")
-        dtypes = [self.dtype_of(kernel, precision) for kernel in kernels]
-        found = self._summed(kernels, dtypes, precision)
-        if any(is_converted(k, d, self.law_of(d).tiling) for k, d in zip(kernels, dtypes, strict=True)):
+        # Kernels that nobody quantized run in `precision`.
+        runs_as = {dtype: self.profile.runs_as(precision if dtype == "fp32" else dtype) for dtype in asked}
+        found = [self._estimate(kernel, runs_as[kernel.dtype]) for kernel in kernels]
+        summed = self._summed([estimate for estimate, _ in found], precision)
+        if any([converted for _, converted in found]):
             # An engine that may use fp16 need not: of both it has the faster.
-            found = min(found, self._summed(kernels, ["fp32"] * len(kernels), precision), key=attrgetter("ms"))
-        return found
+            whole = self._summed([self._estimate(kernel, "fp32")[0] for kernel in kernels], precision)
+            summed = min(summed, whole, key=attrgetter("ms"))
+        return summed
 
-    def _summed(self, kernels: Sequence[Kernel], dtypes: Sequence[str], precision: str) -> LatencyEstimate:
-        layers = tuple(self._estimate(kernel, dtype) for kernel, dtype in zip(kernels, dtypes, strict=True))
+    def _summed(self, layers: Sequence[KernelEstimate], precision: str) -> LatencyEstimate:
         law = self.law_of(self.profile.runs_as(precision))
         base, spread = law.coefficients["network"], law.spreads["small"]
         ms = base + sum(layer.ms for layer in layers)
@@ -170,7 +182,7 @@ class Target:
             low_ms=base * spread.low + sum(layer.low_ms for layer in layers),
             high_ms=base * spread.high + sum(layer.high_ms for layer in layers),
             coverage=coverage,
-            layers=layers,
+            layers=tuple(layers),
             precision=precision,
         )
 
@@ -178,12 +190,22 @@ class Target:
         """What a kernel really computes in; kernels that nobody quantized run in `precision`."""
         return self.profile.runs_as(precision if kernel.dtype == "fp32" else kernel.dtype)
 
-    def _estimate(self, kernel: Kernel, dtype: str) -> KernelEstimate:
-        what = (dtype, _WHAT_COUNTS(kernel))
-        if what not in self._known:
-            key = KernelKey.of(kernel, dtype)
-            self._known[what] = self._read(kernel, key) or _predict(self.law_of(dtype), kernel, dtype)
-        return KernelEstimate(kernel, *self._known[what])
+    def _estimate(self, kernel: Kernel, dtype: str) -> tuple[KernelEstimate, bool]:
+        """The estimate of a kernel, and whether it is converted to another dtype; plans share most kernels."""
+        which = (id(kernel), dtype)
+        found = self._estimates.get(which)
+        if found is None:
+            what = (dtype, _WHAT_COUNTS(kernel))
+            if what not in self._known:
+                key = KernelKey.of(kernel, dtype)
+                self._known[what] = self._read(kernel, key) or _predict(self.law_of(dtype), kernel, dtype)
+            if len(self._estimates) >= _MOST_ESTIMATES:
+                self._estimates.clear()
+            # The estimate holds the kernel, so that no other can have its identity.
+            estimate = KernelEstimate(kernel, *self._known[what])
+            found = estimate, is_converted(kernel, dtype, self.law_of(dtype).tiling)
+            self._estimates[which] = found
+        return found
 
     def _read(self, kernel: Kernel, key: KernelKey) -> _Known | None:
         """What the table says of a kernel: measured, or between measured ones; None where it is too far from them."""

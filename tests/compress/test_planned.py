@@ -133,8 +133,8 @@ def test_a_factorised_layer_by_hand() -> None:
     assert [one.out_shape for one in network] == [(4, 10, 10), (8, 5, 5), (16, 5, 5), (16, 5, 5)]
     assert [one.macs for one in network] == [32 * 100, 288 * 25, 128 * 25, 0]
     assert core.reads == (reduce.name,)
-    assert (core.read_bits, core.stored_bits, core.weight_bits) == ((8,), 8, 4)
-    assert (relu.reads, relu.read_bits) == ((expand.name,), (None,))
+    assert (core.rounded_reads, core.is_rounded, core.weight_dtype) == ((True,), True, "int8")
+    assert (relu.reads, relu.rounded_reads) == ((expand.name,), (False,))
     assert network.rounded_inputs == tuple(network.inputs)
 
 

@@ -40,7 +40,12 @@ def test_a_residual_block_in_every_runtime() -> None:
 def test_onnx_runtime_adds_integers_apart() -> None:
     network = residual()
     rounded = tuple(
-        replace(one, read_bits=(8,) * len(one.reads), weight_bits=8 if one.is_layer else 32, stored_bits=8)
+        replace(
+            one,
+            rounded_reads=(True,) * len(one.reads),
+            weight_dtype="int8" if one.is_layer else "fp32",
+            is_rounded=True,
+        )
         for one in network
     )
     integers = replace(network, operators=rounded)
