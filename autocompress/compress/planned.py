@@ -20,7 +20,7 @@ from autocompress.compress.factor_shapes import LayerShape, factor_shapes
 from autocompress.compress.lowrank import FACTORISED_OPS
 from autocompress.compress.rounding import Rounding
 from autocompress.compress.silence import Silence
-from autocompress.compress.sized import Sized, shape_of, sized
+from autocompress.compress.sized import shape_of, sized
 from autocompress.compress.wiring import PADS, Node, Wiring, nodes_of, wire
 from autocompress.core.network import Network, Operator, weight_dtype
 from autocompress.core.plan import LowRank, Plan, Quantize

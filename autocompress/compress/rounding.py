@@ -14,7 +14,7 @@ class Rounding:
     def __init__(self, nodes: Sequence[Node], wiring: Wiring, quantized: Mapping[str, Quantize]) -> None:
         self._marked: dict[int, int] = {}
         self._trails: Mapping[int, tuple[int, ...]] = {}
-        if any([op.a_bits is not None for op in quantized.values()]):
+        if any(op.a_bits is not None for op in quantized.values()):
             self._trails = wiring.flow.trails
             self._mark_layers(nodes, wiring.flow.layers, quantized)
             self._close(wiring.flow.movers)

@@ -233,9 +233,7 @@ def _mixed_reads(launches: Sequence[_Launch]) -> list[int]:
     ]
 
 
-def _step(
-    launch: _Launch, fusion: Fusion, branch_reads: int, mixed_reads: int, sources: tuple[str, ...]
-) -> Step:
+def _step(launch: _Launch, fusion: Fusion, branch_reads: int, mixed_reads: int, sources: tuple[str, ...]) -> Step:
     """The kernel of a launch; siblings are one that writes all their channels."""
     chain, chains = launch.chains[0], launch.chains
     operators = tuple(chain) if len(chains) == 1 else tuple(one for each in chains for one in each)

@@ -164,7 +164,7 @@ class Target:
         runs_as = {dtype: self.profile.runs_as(precision if dtype == "fp32" else dtype) for dtype in asked}
         found = [self._estimate(kernel, runs_as[kernel.dtype]) for kernel in kernels]
         summed = self._summed([estimate for estimate, _ in found], precision)
-        if any([converted for _, converted in found]):
+        if any(converted for _, converted in found):
             # An engine that may use fp16 need not: of both it has the faster.
             whole = self._summed([self._estimate(kernel, "fp32")[0] for kernel in kernels], precision)
             summed = min(summed, whole, key=attrgetter("ms"))
