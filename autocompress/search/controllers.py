@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from autocompress.core.space import Space
 from autocompress.errors import InputError, nearest
+from autocompress.proxy.sensitivity import Effects, Sensitivity
 from autocompress.search.agent import AgentController
 from autocompress.search.controller import Controller
 from autocompress.search.evolution import EvolutionController
@@ -39,7 +40,18 @@ DEFAULT_CONTROLLER = PLANNED
 WITH_TABLES = ("evolution", "ilp")
 
 
-def make_controller(name: str, space: Space, objectives: Sequence[Objective], seed: int, tables: Tables) -> Controller:
+def no_tables() -> tuple[Effects, Sensitivity]:
+    """For controllers that need none.
+
+    Raises:
+        InputError: always; one asked for them.
+    """
+    raise InputError("this controller needs tables; give what measures plans untrained")
+
+
+def make_controller(
+    name: str, space: Space, objectives: Sequence[Objective], seed: int, tables: Tables = no_tables
+) -> Controller:
     """The controller of that name.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -103,11 +104,10 @@ def asked(controller: Controller, count: int, state: str = "complete") -> list[R
     return history
 
 
-@pytest.fixture(params=sorted(CONTROLLERS))
+# Each question of the evolution measures dozens of plans: it has a shorter suite below.
+@pytest.fixture(params=sorted(CONTROLLERS.keys() - {"evolution"}))
 def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     # Fewer of the same steps: these tests ask some hundred times.
-    monkeypatch.setattr(evolution, "_GENERATIONS", 1)
-    monkeypatch.setattr(evolution, "_OFFSPRING", 2)
     monkeypatch.setattr(agent, "_STEPS", 20)
     return str(request.param)
 
@@ -173,6 +173,23 @@ def test_a_space_of_one_plan(name: str) -> None:
     controller = make_controller(name, ONE, ALL, 0)
     assert controller.ask([]) == (0, 0)
     assert controller.ask([record(0, (0, 0))]) == (0, 0)
+
+
+def test_the_evolution_asks_for_other_plans_that_follow_from_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evolution, "_GENERATIONS", 1)
+    monkeypatch.setattr(evolution, "_OFFSPRING", 2)
+    history = asked(make_controller("evolution", SPACE, ALL, 0), 4)
+    assert len({one.vector for one in history}) == 4
+    assert all(SPACE.encode(SPACE.decode(one.vector)) == one.vector for one in history)
+    again = make_controller("evolution", SPACE, ALL, 0)
+    assert [again.ask(history[:length]) for length in (1, 3)] == [history[1].vector, history[3].vector]
+    others = [replace(one, state="failed", metrics={}) for one in history[:2]]
+    assert make_controller("evolution", SPACE, ALL, 0).ask(others) not in {one.vector for one in others}
+
+
+def test_tables_are_asked_for_by_name() -> None:
+    with pytest.raises(InputError, match="needs tables"):
+        make("ilp", SPACE, ALL, 0).ask([])
 
 
 def test_an_unknown_controller_is_refused() -> None:
