@@ -324,10 +324,6 @@ def test_a_finished_run_for_machines(shell: Shell, finished: Path) -> None:
     assert written["size_bytes"] == (shell.folder / "plain.onnx").stat().st_size
     assert shell.json("report", finished, "--output", shell.folder / "r.html")["report"] == str(shell.folder / "r.html")
     assert (shell.folder / "r.html").read_text() == (finished / "report.html").read_text()
-    why = shell.json("explain", finished, "--point", points[0])
-    assert set(why) == {"run", "point", "choices", "relaxed", "left", "untouched"}
-    assert [one["cost"] for one in why["relaxed"]] == ["size_bytes", "latency_ms", "macs"]
-    assert shell("explain", finished, "--point", "t999")[0] == 2
     assert "cuda" in shell.json("doctor")
 
 
@@ -386,6 +382,14 @@ def test_a_search_and_its_continuation(shell: Shell) -> None:
     assert shell.json("status", "out")["trials"] == {"complete": 2}
     assert shell.json("resume", "out", "--budget", "+1")["run"] == "out"
     assert shell.json("status", "out")["trials"] == {"complete": 3}
+    point = Run.open(shell.folder / "out").points[0]["id"]
+    why = shell.json("explain", "out", "--point", point)
+    assert set(why) == {"run", "point", "choices", "relaxed", "left", "untouched"}
+    assert [one["cost"] for one in why["relaxed"]] == ["size_bytes", "latency_ms", "macs"]
+    code, out, _ = shell("explain", "out", "--point", point)
+    assert (code, "left alone" in out) == (0, True)
+    code, _, err = shell("explain", "out", "--point", "t999")
+    assert (code, "has no artifact 't999'" in err) == (2, True)
     (shell.folder / "tasks.py").write_text(TASKS.replace("trained=False", "trained=True"))
     assert "the model of task 'tiny' changed since out was started" in shell.refused("resume", "out")
 
