@@ -212,7 +212,7 @@ def _branch_reads(network: Network, launches: Sequence[_Launch]) -> list[int]:
     inside: set[str] = set()
     counts = []
     for index, launch in enumerate(launches):
-        head = launch.chains[0][0]
+        head = launch.head
         counts.append(sum([name in inside for name in head.reads]) if head.aten != "add" else 0)
         live = {name for name in live if last[name] > index}
         if (live or len(launch.writes) > 1) and head.aten not in _ACTIVATIONS:

@@ -69,9 +69,10 @@ def repair(path: Path) -> str | None:
     if not path.is_file():
         return None
     content = path.read_bytes()
-    whole = _whole(path, content)
-    if len(whole) == len(content):
+    # Optuna overlooks a last entry that was cut off.
+    if (not content or _is_entry(content.splitlines(keepends=True)[-1])) and _opens(path):
         return None
+    whole = _whole(path, content)
     kept = _beside(path)
     shutil.copyfile(path, kept)
     partial = path.with_name(f".{path.name}.repaired")
@@ -112,11 +113,16 @@ def _replays(path: Path, lines: list[bytes]) -> bool:
     trial = path.with_name(f".{path.name}.tried")
     trial.write_bytes(b"".join(lines))
     try:
-        JournalStorage(JournalFileBackend(str(trial), ProcessLock(trial)))
-    except _NONSENSE:
-        return False
+        return _opens(trial)
     finally:
         trial.unlink()
+
+
+def _opens(path: Path) -> bool:
+    try:
+        open_journal(path)
+    except InputError:
+        return False
     return True
 
 

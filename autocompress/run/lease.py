@@ -56,16 +56,18 @@ class Holder:
     @property
     def is_gone(self) -> bool:
         """True if it is known to have ended: it ran on this machine, and no process has its number."""
-        here = _this_process()
-        if (self.host, self.boot) != (here.host, here.boot):
+        if not self.is_here:
             return False
         try:
             os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
+        except OSError as error:
+            return error.errno == errno.ESRCH
         return False
+
+    @property
+    def is_here(self) -> bool:
+        """True if it runs on this machine, or did since the machine was started."""
+        return (self.host, self.boot) == _this_machine()
 
 
 class Lease:
@@ -144,12 +146,10 @@ def held(folder: Path, beat_s: float = BEAT_S) -> Iterator[Lease]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as file:
         is_locked = _lock(file, folder)
-        before, here = holder_of(folder), _this_process()
-        if before is not None:
-            is_here = (before.host, before.boot) == (here.host, here.boot)
-            if not (is_locked and is_here) and _lives(folder, before, beat_s):
-                raise _refused(folder, before)
-        lease = Lease(folder, here, beat_s)
+        before = holder_of(folder)
+        if before is not None and not (is_locked and before.is_here) and _lives(folder, before, beat_s):
+            raise _refused(folder, before)
+        lease = Lease(folder, _this_process(), beat_s)
         try:
             yield lease
         finally:
@@ -185,11 +185,17 @@ def _lives(folder: Path, before: Holder, beat_s: float) -> bool:
     return False
 
 
-def _this_process() -> Holder:
+def _this_machine() -> tuple[str, str]:
+    """Its name, and which of its starts this is, where the system tells."""
     boot = Path("/proc/sys/kernel/random/boot_id")
+    return socket.gethostname(), boot.read_text(encoding="ascii").strip() if boot.is_file() else ""
+
+
+def _this_process() -> Holder:
+    host, boot = _this_machine()
     return Holder(
-        host=socket.gethostname(),
-        boot=boot.read_text(encoding="ascii").strip() if boot.is_file() else "",
+        host=host,
+        boot=boot,
         pid=os.getpid(),
         since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         token=secrets.token_hex(8),

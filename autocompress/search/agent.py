@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from autocompress.core.decision import KINDS
 from autocompress.core.space import Space, Vector
-from autocompress.search.controller import mix, new_vector
-from autocompress.search.record import Objective, Record, losses
+from autocompress.search.controller import mix, new_vector, scaled_losses
+from autocompress.search.record import Objective, Record
 
 _FIRST = 10
 _STEPS = 150
@@ -70,11 +70,8 @@ class AgentController:
 
     def _rewards(self, done: Sequence[Record], rng: np.random.Generator) -> Rewards:
         """Better than the mean is positive; the objectives are weighed by chance."""
-        values = np.array([losses(self.objectives, record.metrics) for record in done], dtype=np.float64)
-        spans = np.ptp(values, axis=0)
-        scaled = (values - values.min(axis=0)) / np.where(spans > 0, spans, 1.0)
-        weighted = scaled * rng.dirichlet(np.ones(len(self.objectives)))
-        rewards: Rewards = weighted.mean() * weighted.shape[1] - weighted.sum(axis=1)
+        cost = scaled_losses(self.objectives, done) @ rng.dirichlet(np.ones(len(self.objectives)))
+        rewards: Rewards = cost.mean() - cost
         return rewards
 
     def _walk(self, actor: nn.Module, noise: float, rng: np.random.Generator) -> Vector:
@@ -90,8 +87,8 @@ class AgentController:
         return torch.stack([self._state(place, vector) for place in range(len(vector))])
 
     def _actions(self, vector: Vector) -> Tensor:
-        ends = [max(1, len(decision.options) - 1) for decision in self.space.decisions]
-        return torch.tensor([option / end for option, end in zip(vector, ends, strict=True)], dtype=torch.float32)
+        ends = self.space.extreme_vector
+        return torch.tensor([one / max(1, end) for one, end in zip(vector, ends, strict=True)], dtype=torch.float32)
 
     def _state(self, place: int, before: Sequence[int]) -> Tensor:
         """Where in the model, what is decided and between how many options, and what was decided before."""

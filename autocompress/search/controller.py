@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autocompress.core.space import Space, Vector
-from autocompress.search.record import Record
+from autocompress.search.record import Objective, Record, losses
 
 TRIES = 20
 
@@ -28,6 +29,14 @@ class Controller(Protocol):
 def mix(*parts: int) -> int:
     """One seed of several numbers."""
     return zlib.crc32(repr(parts).encode())
+
+
+def scaled_losses(objectives: Sequence[Objective], done: Sequence[Record]) -> NDArray[np.float64]:
+    """The losses of complete trials between the least and the largest of each objective, `[trials, objectives]`."""
+    values = np.array([losses(objectives, record.metrics) for record in done], dtype=np.float64)
+    spans = np.ptp(values, axis=0)
+    scaled: NDArray[np.float64] = (values - values.min(axis=0)) / np.where(spans > 0, spans, 1.0)
+    return scaled
 
 
 def new_vector(

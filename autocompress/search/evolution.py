@@ -7,7 +7,7 @@ the decisions of a space instead of levels of one method; a new target for every
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,8 +51,7 @@ class EvolutionController:
 
     def _start(self, effects: Effects, cost: str, limit: float, rng: np.random.Generator) -> Vector:
         """A plan within the limit: choices at random made stronger, one by one, from the dense one on."""
-        ends = [len(decision.options) - 1 for decision in self.space.decisions]
-        steps = [place for place, end in enumerate(ends) for _ in range(end)]
+        steps = [place for place, end in enumerate(self.space.extreme_vector) for _ in range(end)]
         order = [steps[index] for index in rng.permutation(len(steps))]
         low, high = 0, len(order)
         # What is stronger everywhere costs less, but for few exceptions: half of the steps are looked at at a time.
@@ -64,7 +63,7 @@ class EvolutionController:
     def _after(self, steps: Sequence[int]) -> Vector:
         vector = list(self.space.dense_vector)
         for place in steps:
-            vector[place] = min(vector[place] + 1, len(self.space.decisions[place].options) - 1)
+            vector[place] = min(vector[place] + 1, self.space.extreme_vector[place])
         return tuple(vector)
 
     def _evolved(self, effects: Effects, parent: Vector, cost: str, limit: float, rng: np.random.Generator) -> Vector:
@@ -79,7 +78,7 @@ class EvolutionController:
     def _switched(self, parent: Vector, rng: np.random.Generator) -> Vector:
         """Some choices one option stronger, and as many one milder."""
         vector = list(parent)
-        ends = [len(decision.options) - 1 for decision in self.space.decisions]
+        ends = self.space.extreme_vector
         for _ in range(int(rng.integers(1, _MOST_SWITCHES + 1))):
             for step in (1, -1):
                 free = [place for place, end in enumerate(ends) if 0 <= vector[place] + step <= end]
@@ -89,5 +88,5 @@ class EvolutionController:
 
 
 def _within(effects: Effects, vector: Vector, cost: str, limit: float) -> bool:
-    costs: Mapping[str, float] | None = effects.costs_of(vector)
+    costs = effects.costs_of(vector)
     return costs is not None and costs[cost] <= limit

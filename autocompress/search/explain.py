@@ -10,7 +10,7 @@ from autocompress.core.model_info import BlockInfo
 from autocompress.core.space import Space, Vector
 from autocompress.proxy.sensitivity import Effects, Sensitivity
 from autocompress.search.additive import additive_front
-from autocompress.search.parts import Table
+from autocompress.search.parts import Table, chosen_by, dropped_layers
 
 RELAXED_BY = 0.1
 _COSTS = ("size_bytes", "latency_ms", "macs")
@@ -77,21 +77,23 @@ def explain(effects: Effects, options: Sensitivity, vector: Vector, blocks: Sequ
         blocks: That may be dropped.
     """
     table = Table(effects.space, options, _COSTS)
-    choices = sorted(_choices(effects, options, table, vector), key=lambda choice: -choice.loss)
     costs = effects.costs_of(vector) or {}
-    shares = {cost: costs[cost] / options.dense.costs[cost] for cost in _COSTS if options.dense.costs.get(cost)}
-    relaxed = tuple(_relaxed(cost, share, choices) for cost, share in shares.items() if cost in costs)
+    choices = sorted(_choices(effects, options, table, vector, costs), key=lambda choice: -choice.loss)
+    named = [cost for cost in _COSTS if cost in costs and options.dense.costs[cost]]
+    relaxed = tuple(_relaxed(cost, costs[cost] / options.dense.costs[cost], choices) for cost in named)
     return Explanation(tuple(choices), relaxed, tuple(_left(table, options, vector, blocks)))
 
 
-def _choices(effects: Effects, options: Sensitivity, table: Table, vector: Vector) -> Iterator[Choice]:
-    space, whole = effects.space, effects.costs_of(vector)
+def _choices(
+    effects: Effects, options: Sensitivity, table: Table, vector: Vector, whole: Mapping[str, float]
+) -> Iterator[Choice]:
+    space = effects.space
     for place, option in enumerate(vector):
         if not option or options.options[space.decisions[place].name][option] is None:
             continue
         without = effects.costs_of((*vector[:place], 0, *vector[place + 1 :]))
         saves = {}
-        if whole is not None and without is not None:
+        if whole and without is not None:
             saves = {cost: (without[cost] - whole[cost]) / max(options.dense.costs[cost], 1e-12) for cost in _COSTS}
         decision = space.decisions[place]
         yield Choice(
@@ -112,8 +114,7 @@ def _relaxed(cost: str, share: float, choices: Sequence[Choice]) -> Relaxed:
 
 def _left(table: Table, options: Sensitivity, vector: Vector, blocks: Sequence[BlockInfo]) -> Iterator[Left]:
     space = table.space
-    dropped = {d.target for d, option in zip(space.decisions, vector, strict=True) if d.kind == "drop" and option}
-    gone = {layer: block.name for block in blocks if block.name in dropped for layer in block.layers}
+    gone = dropped_layers(space, blocks, chosen_by(vector))
     prices = [
         _price(table, options, place, option)
         for place, option in enumerate(vector)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats.qmc import Halton
 
 from autocompress.core.space import Space, Vector
 from autocompress.proxy.sensitivity import COSTS, Effects, Sensitivity
-from autocompress.search.additive import AdditiveFront, additive_front
+from autocompress.search.additive import additive_front
 from autocompress.search.controller import new_vector
 from autocompress.search.parts import Table
 from autocompress.search.record import Objective, Record
@@ -58,7 +59,8 @@ def goal_of(
     """
     costs = [objective.name for objective in objectives if objective.name in COSTS] or ["size_bytes"]
     turn = number + seed
-    place = _van_der_corput(turn // len(costs) + 1) if attempt == 0 else float(rng.uniform())
+    spread = Halton(1, scramble=False).fast_forward(turn // len(costs) + 1)
+    place = float(spread.random()[0, 0]) if attempt == 0 else float(rng.uniform())
     return costs[turn % len(costs)], float(_LEAST_LEFT**place)
 
 
@@ -72,15 +74,5 @@ def least_loss(table: Table, options: Sensitivity, cost: str, share: float) -> V
     ]
     if not any(saving > 0 for each in savings for saving in each):
         return table.space.dense_vector
-    front: AdditiveFront = additive_front(losses, savings)
-    chosen = front.at_least(1.0 - share) or [int(np.argmax(each)) for each in savings]
+    chosen = additive_front(losses, savings).at_least(1.0 - share) or [int(np.argmax(each)) for each in savings]
     return tuple(usable[place][one] for place, one in enumerate(chosen))
-
-
-def _van_der_corput(number: int) -> float:
-    """Binary digits mirrored at the point: 1/2, 1/4, 3/4, 1/8, ..."""
-    result, part = 0.0, 0.5
-    while number:
-        result += part * (number % 2)
-        number, part = number // 2, part / 2
-    return result

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from autocompress.core.model_info import BlockInfo
 from autocompress.core.space import Space, Vector
 from autocompress.proxy.sensitivity import Effect, Effects, Sensitivity
 
@@ -170,6 +171,14 @@ def based(effects: Effects, options: Sensitivity, base: Mapping[int, int]) -> Se
         told = (beside(place, index, effect) for index, effect in enumerate(rest, start=1))
         found[space.decisions[place].name] = (first, *told)
     return replace(options, options=found)
+
+
+def dropped_layers(space: Space, blocks: Sequence[BlockInfo], chosen: Mapping[int, int]) -> dict[str, str]:
+    """The layers of the blocks that are dropped, each with its block: what is decided for them changes nothing."""
+    dropped = {
+        space.decisions[p].target for p, option in chosen.items() if option and space.decisions[p].kind == "drop"
+    }
+    return {layer: block.name for block in blocks if block.name in dropped for layer in block.layers}
 
 
 def places_of(space: Space, kinds: Sequence[str]) -> list[int]:

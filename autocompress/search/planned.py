@@ -31,6 +31,7 @@ from autocompress.search.parts import (
     base_of,
     based,
     chosen_by,
+    dropped_layers,
     places_of,
     together,
     vector_of,
@@ -174,8 +175,7 @@ def _tried(effects: Effects, objectives: Sequence[Objective], known: Sequence[Re
 
 def _undropped(space: Space, blocks: Sequence[BlockInfo], whole: Part, places: Sequence[int]) -> set[int]:
     """The places whose layers a structure keeps: what is decided for the others changes nothing."""
-    dropped = {space.decisions[place].target for place in whole.chosen if space.decisions[place].kind == "drop"}
-    gone = {layer for block in blocks if block.name in dropped for layer in block.layers}
+    gone = dropped_layers(space, blocks, whole.chosen)
     return {place for place in places if space.decisions[place].target not in gone}
 
 

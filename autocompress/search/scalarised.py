@@ -21,9 +21,9 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from autocompress.core.pareto import non_dominated
 from autocompress.core.space import Space, Vector
-from autocompress.search.controller import new_vector
+from autocompress.search.controller import new_vector, scaled_losses
 from autocompress.search.jitter import jittered
-from autocompress.search.record import Objective, Record, losses
+from autocompress.search.record import Objective, Record
 
 _FIRST = 8
 _CANDIDATES = 256
@@ -51,9 +51,7 @@ class GaussianController:
         return new_vector(self.space, history, self.seed, lambda rng, _: self._best(history, done, rng))
 
     def _best(self, history: Sequence[Record], done: Sequence[Record], rng: np.random.Generator) -> Vector:
-        values = np.array([losses(self.objectives, record.metrics) for record in done], dtype=np.float64)
-        spans = np.ptp(values, axis=0)
-        scaled = (values - values.min(axis=0)) / np.where(spans > 0, spans, 1.0)
+        scaled = scaled_losses(self.objectives, done)
         weighted = scaled * rng.dirichlet(np.ones(len(self.objectives)))
         target = weighted.max(axis=1) + _RHO * weighted.sum(axis=1)
         tried = {record.vector for record in history}
@@ -74,7 +72,7 @@ class GaussianController:
         for _ in range(_CANDIDATES // 2):
             parent = done[int(rng.choice(front))].vector
             moves = rng.choice([-1, 1], size=len(parent)) * (rng.uniform(size=len(parent)) < _CHANGED)
-            ends = [len(decision.options) - 1 for decision in self.space.decisions]
+            ends = self.space.extreme_vector
             found.append(tuple(int(np.clip(p + m, 0, end)) for p, m, end in zip(parent, moves, ends, strict=True)))
         return list(dict.fromkeys(found))
 

@@ -160,8 +160,7 @@ class Target:
         for dtype in asked:
             if dtype not in DTYPES:
                 raise InputError(f"precision is {dtype!r}; {nearest(dtype, DTYPES)}")
-        # Kernels that nobody quantized run in `precision`.
-        runs_as = {dtype: self.profile.runs_as(precision if dtype == "fp32" else dtype) for dtype in asked}
+        runs_as = {dtype: self._runs_as(dtype, precision) for dtype in asked}
         found = [self._estimate(kernel, runs_as[kernel.dtype]) for kernel in kernels]
         summed = self._summed([estimate for estimate, _ in found], precision)
         if any(converted for _, converted in found):
@@ -188,7 +187,10 @@ class Target:
 
     def dtype_of(self, kernel: Kernel, precision: str) -> str:
         """What a kernel really computes in; kernels that nobody quantized run in `precision`."""
-        return self.profile.runs_as(precision if kernel.dtype == "fp32" else kernel.dtype)
+        return self._runs_as(kernel.dtype, precision)
+
+    def _runs_as(self, dtype: str, precision: str) -> str:
+        return self.profile.runs_as(precision if dtype == "fp32" else dtype)
 
     def _estimate(self, kernel: Kernel, dtype: str) -> tuple[KernelEstimate, bool]:
         """The estimate of a kernel, and whether it is converted to another dtype; plans share most kernels."""
