@@ -154,12 +154,18 @@ class _Making:
         left, found = list(self._left), list[Record]()
         missing = self._wanted(made) - len(self._chosen)
         while len(found) < missing:
-            record = next_point(left, finals.objectives, finals.dense, made, [*taken, *found], finals.kind)
+            record = next_point(left, finals.objectives, finals.dense, made, [*taken, *found], finals.kind, self._pace)
             if record is None:
                 break
             left = [other for other in left if other is not record]
             found.append(record)
         return found
+
+    @property
+    def _pace(self) -> float:
+        """What part of the steps that were asked for there is time for."""
+        finals = self._finals
+        return min(1.0, finals.all_steps / max(1, finals.points * finals.steps))
 
     def _steps(self, share: float, shares: float) -> int:
         """What a point gets of the steps that are left, by its share of the shares of all that are to come.

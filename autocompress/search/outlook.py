@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from autocompress.core.space import Space
 from autocompress.search.covering import Place, Scale, covering
 from autocompress.search.parts import Part, places_of, vector_of
-from autocompress.search.recovery import Recovery, Trained, expected_rest, recovery_of, rest_kind
+from autocompress.search.recovery import Recovery, Trained, expected_rest, recovery_of
 
 # A plan that loses more than this share of the accuracy in a trial covers nothing: of what ResNet-20 on CIFAR-10 loses
 # there three tenths are left after its final training, and a fiftieth of the accuracy is the most that counts then.
@@ -95,8 +95,9 @@ class Outlook:
 
     def _place(self, lost: float, part: Part) -> Place:
         """Where a part stands; where more stays lost than of other plans, more counts as lost."""
-        kind = rest_kind({self._space.decisions[place].kind for place in part.chosen})
-        return Place(lost * expected_rest(kind) / expected_rest(""), part.ratios)
+        if not self._sizes.isdisjoint(part.chosen):
+            lost *= expected_rest("resolution") / expected_rest("")
+        return Place(lost, part.ratios)
 
     def _known(self, part: Part) -> tuple[float, float]:
         return part.loss / self._chance, part.ratios.get("params", 1.0)

@@ -16,8 +16,8 @@ from autocompress.search.recovery import expected_rest
 _WORST_LOST = 0.02
 # Losses of accuracy are known no better than this: one image in 333.
 _BLUR = 0.003
-# What is expected of final training counts as much as points that lost this share together.
-_EXPECTED_LOST = 0.02
+# What is expected of final training counts as much as points that still lose this share together.
+_EXPECTED_LEFT = 0.006
 # The final training of a point that lost this share in a short one has the length that was asked for; that of others
 # goes by what they lost, within limits.
 _TYPICAL_LOSS = 0.03
@@ -39,13 +39,14 @@ def next_point(
     made: Sequence[Made],
     chosen: Sequence[Record] = (),
     kind: Callable[[Record], str] = lambda record: "",
+    pace: float = 1.0,
 ) -> Record | None:
     """The candidate that adds most hypervolume beside the dense model, or None if none adds any.
 
-    Candidates count by what they are expected to reach: of the accuracy they lost in short training, the share that
-    the points of their kind made so far still lost after theirs, all together. Accuracy counts up to a loss of
-    a fiftieth, or to twice what the best candidate loses if that is more. Work, in MACs, counts beside the objectives:
-    where a small model's latency is mostly constant, less of it is still worth having.
+    Candidates count by what they are expected to reach: of the accuracy they lost in short training a share that falls
+    with the length of the final one, as much larger or smaller as the points of their kind made so far showed. Accuracy
+    counts up to a loss of a fiftieth, or to twice what the best candidate loses if that is more. Work, in MACs, counts
+    beside the objectives: where a small model's latency is mostly constant, less of it is still worth having.
 
     Args:
         candidates: Trials to choose from.
@@ -54,6 +55,7 @@ def next_point(
         made: The points that are ready.
         chosen: Trials that are being trained to the end; they too count by what they are expected to reach.
         kind: What a trial's plan changes that decides how much training brings back, see `rest_kind`.
+        pace: What part there is time for of the lengths that were asked for.
     """
     costs = [objective for objective in objectives if objective.name != "accuracy"]
     if "macs" in dense and all(cost.name != "macs" for cost in costs):
@@ -62,8 +64,14 @@ def next_point(
 
     def expected(record: Record) -> Place:
         own = kind(record)
-        alike = [point for point in made if kind(point.record) == own]
-        rest = 1.0 if accuracy is None else _rest(accuracy, dense, alike, expected_rest(own))
+
+        def stays(one: Record) -> float:
+            return expected_rest(own, pace * training_share(one, objectives, dense))
+
+        rest = 1.0
+        if accuracy is not None:
+            alike = [(point, stays(point.record)) for point in made if kind(point.record) == own]
+            rest = min(1.0, stays(record) * _more_than_expected(accuracy, dense, alike))
         return _place(record.metrics, dense, accuracy, costs, rest)
 
     ready = [_place(metrics, dense, accuracy, costs) for metrics in (dense, *(point.metrics for point in made))]
@@ -85,14 +93,14 @@ def training_share(record: Record, objectives: Sequence[Objective], dense: Mappi
     return min(most, max(least, lost / _TYPICAL_LOSS))
 
 
-def _rest(accuracy: Objective, dense: Mapping[str, Metric], made: Sequence[Made], expected: float) -> float:
-    """The share of a short training's loss of accuracy that is expected to stay."""
-    lost, kept = _EXPECTED_LOST, expected * _EXPECTED_LOST
-    for point in made:
+def _more_than_expected(accuracy: Objective, dense: Mapping[str, Metric], made: Sequence[tuple[Made, float]]) -> float:
+    """How many times as much stayed lost as was expected, by points that were made, each with its expected share."""
+    expected = kept = _EXPECTED_LEFT
+    for point, share in made:
         before, after = (lost_share(accuracy, metrics, dense) for metrics in (point.record.metrics, point.metrics))
-        lost += max(0.0, before)
+        expected += share * max(0.0, before)
         kept += min(max(0.0, after), max(0.0, before))
-    return kept / lost
+    return kept / expected
 
 
 def _place(

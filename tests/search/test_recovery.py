@@ -52,3 +52,13 @@ def test_what_was_changed_tells_what_training_leaves() -> None:
     )
     assert dropped == cut < smaller
     assert rest_kind(set()) == ""
+    assert expected_rest(rest_kind({"quantize"})) < cut
+
+
+@pytest.mark.parametrize("kind", ["", "bits", "resolution"])
+def test_the_longer_a_final_training_the_less_stays_lost_down_to_a_limit(kind: str) -> None:
+    rests = [expected_rest(kind, length) for length in (0.0, 0.2, 0.5, 1.0, 2.0, 20.0, 200.0)]
+    assert rests[0] == 1.0
+    assert rests == sorted(rests, reverse=True)
+    assert rests[0] > rests[1] > rests[2]
+    assert rests[-2] == rests[-1] > 0.1

@@ -106,7 +106,7 @@ def test_what_loses_and_weighs_less_than_all_others_comes_first(points: list[tup
 SMALL, MILD = record(1, 97, 20), record(2, 99, 300)
 
 
-@pytest.mark.parametrize("finished", [[], [100], [96, 100], [100, 96, 100], [103]], ids=str)
+@pytest.mark.parametrize("finished", [[], [100], [98, 100], [100, 98, 100], [103]], ids=str)
 def test_a_small_point_is_tried_where_training_brought_earlier_ones_back(finished: list[float]) -> None:
     """Earlier points lost 4 of 100 in the short training; SMALL lost 3, MILD 1. Together they count."""
     made = [Made(record(9, 96, 800), metrics(accuracy, 800)) for accuracy in finished]
@@ -142,6 +142,17 @@ def test_less_is_expected_back_of_smaller_inputs() -> None:
     worse = record(3, 96.5, 20)
     assert next_point([worse, MILD], ACCURACY, DENSE, []) is worse
     assert next_point([worse, MILD], ACCURACY, DENSE, [], kind=lambda record: "resolution" * (record is worse)) is MILD
+
+
+def test_where_there_is_no_time_to_train_less_is_expected_back() -> None:
+    assert next_point([SMALL, MILD], ACCURACY, DENSE, []) is SMALL
+    assert next_point([SMALL, MILD], ACCURACY, DENSE, [], pace=0.3) is MILD
+
+
+def test_what_a_point_of_another_length_taught_is_scaled_to_its_own() -> None:
+    """A short training that left three quarters of a small loss says nothing against a long one."""
+    made = [Made(record(9, 99.2, 800), metrics(99.4, 800))] * 3
+    assert next_point([SMALL, MILD], ACCURACY, DENSE, made) is SMALL
 
 
 def test_one_objective_is_enough() -> None:
