@@ -8,6 +8,7 @@ from torch import fx
 
 from autocompress.compress.apply import compress
 from autocompress.compress.quantize import activation_quantizers
+from autocompress.core.collector import collector_paused
 from autocompress.core.fusion import fuse
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
@@ -39,8 +40,9 @@ def latency_of_plan(plan: Plan, context: Context) -> LatencyEstimate:
     Raises:
         PlanError: the plan names what the model does not have, or starts from a model that there is not.
     """
-    steps = fuse(context.network(plan), context.target.fusion)
-    return context.target.estimate_steps(steps, context.precision)
+    with collector_paused():
+        steps = fuse(context.network(plan), context.target.fusion)
+        return context.target.estimate_steps(steps, context.precision)
 
 
 def structure_cost_of_plan(plan: Plan, context: Context) -> dict[str, float]:
@@ -49,13 +51,14 @@ def structure_cost_of_plan(plan: Plan, context: Context) -> dict[str, float]:
     Raises:
         PlanError: as `latency_of_plan`.
     """
-    steps = fuse(context.network(plan), context.target.fusion)
-    kernels = [step.kernel for step in steps if step.kernel is not None]
-    return {
-        "latency_ms": context.target.estimate_steps(steps, context.precision).ms,
-        "macs": float(sum(kernel.macs for kernel in kernels)),
-        "params": float(sum(kernel.weight_elements for kernel in kernels)),
-    }
+    with collector_paused():
+        steps = fuse(context.network(plan), context.target.fusion)
+        kernels = [step.kernel for step in steps if step.kernel is not None]
+        return {
+            "latency_ms": context.target.estimate_steps(steps, context.precision).ms,
+            "macs": float(sum(kernel.macs for kernel in kernels)),
+            "params": float(sum(kernel.weight_elements for kernel in kernels)),
+        }
 
 
 def cost_of_model(module: fx.GraphModule, context: Context) -> Cost:
