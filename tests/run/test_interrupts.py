@@ -66,71 +66,61 @@ def workers_of(session: int, patience_s: float = 20.0) -> list[str]:
         time.sleep(0.5)
 
 
-def test_ctrl_c_emits_the_front_so_far_and_resume_reaches_the_budget(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    search = started(tmp_path, run, "search", "--budget", "2000")
-    wait_for_trials(search, run, 5)
-    os.killpg(search.pid, signal.SIGINT)
-    said, _ = search.communicate(timeout=120)
-    assert search.returncode == 0, said
-    assert "interrupted: the front so far is exported without further training" in said
+def refused_while_another_drives(folder: Path, run: Path, driver: subprocess.Popen[str]) -> None:
+    assert status_of(Run.open(run))["driver"].startswith(f"process {driver.pid} on ")
+    other = started(folder, run, "resume", str(run))
+    said, _ = other.communicate(timeout=120)
+    assert (other.returncode, said.count("\n")) == (2, 1)
+    assert f"is being driven by process {driver.pid} on {socket.gethostname()} since 20" in said
+
+
+def killed_without_a_word(run: Path, driver: subprocess.Popen[str]) -> int:
+    """Returns how many trials had ended."""
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    told = status_of(Run.open(run))
+    assert told["driver"] is None
+    assert workers_of(driver.pid, patience_s=30.0) == []
+    return int(told["trials"]["complete"])
+
+
+def interrupted(driver: subprocess.Popen[str], expected: str) -> None:
+    """Ctrl-C in the terminal of the driver."""
+    os.killpg(driver.pid, signal.SIGINT)
+    said, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 0, said
+    assert expected in said
     assert "Traceback" not in said
-    before = status_of(Run.open(run))["trials"]["complete"]
+    assert workers_of(driver.pid) == []
+
+
+# One run, since each start of a driver and its workers takes many seconds.
+def test_a_run_is_refused_to_others_killed_interrupted_ended_and_interrupted_again(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    driver = started(tmp_path, run, "search", "--budget", "2000")
+    wait_for_trials(driver, run, 2)
+    refused_while_another_drives(tmp_path, run, driver)
+    wait_for_trials(driver, run, 4)
+    ended = killed_without_a_word(run, driver)
+
+    driver = started(tmp_path, run, "resume", str(run))
+    wait_for_trials(driver, run, ended + 2)
+    interrupted(driver, "interrupted: the front so far is exported without further training")
     points = json.loads((run / "front.json").read_text())["points"]
     assert points
     assert {point["fidelity"] for point in points} == {"short"}
-    assert workers_of(search.pid) == []
+    ended = status_of(Run.open(run))["trials"]["complete"]
 
-    again = started(tmp_path, run, "resume", str(run), "--budget", str(before + 3))
-    said, _ = again.communicate(timeout=180)
-    assert again.returncode == 0, said
-    assert status_of(Run.open(run))["trials"]["complete"] == before + 3
+    driver = started(tmp_path, run, "resume", str(run), "--budget", str(ended + 3))
+    said, _ = driver.communicate(timeout=180)
+    assert driver.returncode == 0, said
+    assert status_of(Run.open(run))["trials"] == {"complete": ended + 3}
     assert {point["fidelity"] for point in Run.open(run).points} == {"full"}
-
-
-def test_a_killed_driver_takes_its_workers_with_it_and_loses_nothing_that_ended(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    search = started(tmp_path, run, "search", "--budget", "2000")
-    wait_for_trials(search, run, 4)
-    os.kill(search.pid, signal.SIGKILL)
-    search.communicate()
-    told = status_of(Run.open(run))
-    before = told["trials"]["complete"]
-    assert told["driver"] is None
-    assert workers_of(search.pid, patience_s=30.0) == []
-    again = started(tmp_path, run, "resume", str(run), "--budget", str(before + 2))
-    said, _ = again.communicate(timeout=180)
-    assert again.returncode == 0, said
-    assert status_of(Run.open(run))["trials"] == {"complete": before + 2}
-
-
-def test_ctrl_c_in_a_longer_run_keeps_the_points_that_were_trained(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    first = started(tmp_path, run, "search", "--budget", "4")
-    said, _ = first.communicate(timeout=180)
-    assert first.returncode == 0, said
     files = {path: path.read_bytes() for path in sorted(run.glob("artifacts/*/*"))}
     front = (run / "front.json").read_bytes()
 
-    more = started(tmp_path, run, "resume", str(run), "--budget", "2000")
-    wait_for_trials(more, run, 7)
-    os.killpg(more.pid, signal.SIGINT)
-    said, _ = more.communicate(timeout=120)
-    assert more.returncode == 0, said
-    assert "the front of before stays" in said
+    driver = started(tmp_path, run, "resume", str(run), "--budget", "2000")
+    wait_for_trials(driver, run, ended + 6)
+    interrupted(driver, "the front of before stays")
     assert (run / "front.json").read_bytes() == front
     assert {path: path.read_bytes() for path in sorted(run.glob("artifacts/*/*"))} == files
-
-
-def test_a_run_has_one_driver_at_a_time(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    search = started(tmp_path, run, "search", "--budget", "2000")
-    wait_for_trials(search, run, 2)
-    assert status_of(Run.open(run))["driver"].startswith(f"process {search.pid} on ")
-    other = started(tmp_path, run, "resume", str(run))
-    said, _ = other.communicate(timeout=120)
-    assert (other.returncode, said.count("\n")) == (2, 1)
-    assert f"is being driven by process {search.pid} on {socket.gethostname()} since 20" in said
-    os.killpg(search.pid, signal.SIGINT)
-    said, _ = search.communicate(timeout=120)
-    assert search.returncode == 0, said
