@@ -13,6 +13,7 @@ import yaml
 
 from autocompress import cli
 from autocompress.config import search
+from autocompress.emit.report_data import load_report_data
 from autocompress.run.folder import Run
 from autocompress.run.settings import SearchConfig
 from tests.run.tiny import RULES, tiny_task
@@ -382,6 +383,9 @@ def test_a_search_and_its_continuation(shell: Shell) -> None:
     assert shell.json("status", "out")["trials"] == {"complete": 2}
     assert shell.json("resume", "out", "--budget", "+1")["run"] == "out"
     assert shell.json("status", "out")["trials"] == {"complete": 3}
+    told = load_report_data(shell.folder / "out" / "report.json")
+    assert told.resumed is not None
+    assert told.started < told.resumed
     point = Run.open(shell.folder / "out").points[0]["id"]
     why = shell.json("explain", "out", "--point", point)
     assert set(why) == {"run", "point", "choices", "relaxed", "left", "untouched"}

@@ -121,6 +121,7 @@ class ReportData:
         command: What to type to run it again.
         precision: What unquantized layers run in on the target.
         started: When the run began, ISO 8601.
+        wall_seconds: Of the run, or of its last stretch if it was resumed.
         space: Name of the search space.
         decisions: How many decisions the space has.
         plans: How many plans it holds.
@@ -130,6 +131,7 @@ class ReportData:
         untouched: `(layer or group, why it was left alone)`.
         latency: The estimate behind each point's latency by id; None where it was measured.
         fidelity_correlations: Rank correlation between two fidelities, e.g. `{"untrained to short": 0.7}`.
+        resumed: When its last stretch began, if that was not the first.
     """
 
     title: str
@@ -153,6 +155,7 @@ class ReportData:
     untouched: tuple[tuple[str, str], ...] = ()
     latency: Mapping[str, LatencyEstimate | None] = field(default_factory=dict)
     fidelity_correlations: Mapping[str, float] | None = None
+    resumed: str | None = None
 
     @property
     def dense(self) -> PointRow | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
@@ -128,8 +128,9 @@ class Driver:
             budget: Of all trials, those of earlier stretches too.
             lease: Of the run folder.
         """
-        started = time.time()
+        now = datetime.now(UTC)
         study = self._study(lease)
+        before = study.began()
         self._keep_reference(study)
         workers = workers_of(self.shared, self.settings.workers, self.listener.say)
         with _logging(self.folder / LOGS / "run.log"), workers as executor:
@@ -150,7 +151,7 @@ class Driver:
             ]
             front = final_front(points, self.objectives)
             write_front(self.folder / FRONT, self.objectives, baseline, front)
-            data = report_input(self, records, baseline, front, points, started)
+            data = report_input(self, records, baseline, front, points, before or now, now if before else None)
             save_report_data(self.folder / REPORT_DATA, data)
             (self.folder / REPORT).write_text(render_report(data), encoding="utf-8")
 

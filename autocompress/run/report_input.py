@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -27,7 +26,8 @@ def report_input(
     baseline: Point,
     front: Sequence[Point],
     points: Sequence[Point],
-    started: float,
+    began: datetime,
+    resumed: datetime | None,
 ) -> ReportData:
     """The report of a run.
 
@@ -37,7 +37,8 @@ def report_input(
         baseline: The dense artifact.
         front: The final front.
         points: Every artifact that was made, the failed ones too.
-        started: When the run began, seconds since the epoch.
+        began: When the run did.
+        resumed: When this stretch did, if it is not the first.
     """
     context, settings = driver.context, driver.settings
     task = context.task
@@ -52,8 +53,9 @@ def report_input(
         precision=context.precision,
         seed=settings.seed,
         versions=dict(settings.versions),
-        started=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        wall_seconds=time.time() - started,
+        started=began.isoformat(timespec="seconds"),
+        resumed=None if resumed is None else resumed.isoformat(timespec="seconds"),
+        wall_seconds=max(0.0, (datetime.now(UTC) - (resumed or began)).total_seconds()),
         objectives=tuple(objective.name for objective in driver.objectives),
         constraints=tuple(constraint.text for constraint in driver.constraints),
         space=driver.space.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,11 @@ class Study:
         trials = self._study.get_trials(deepcopy=False)
         started = [trial for trial in trials if trial.state != TrialState.WAITING]
         return [self._record(trial) for trial in started if "replaced_by" not in trial.user_attrs]
+
+    def began(self) -> datetime | None:
+        """When the first trial was started."""
+        starts = [trial.datetime_start for trial in self._study.get_trials(deepcopy=False)]
+        return min((start.astimezone(UTC) for start in starts if start is not None), default=None)
 
     def start(self, vector: Vector, label: str) -> int:
         """Writes a new running trial and returns its number."""

@@ -340,6 +340,15 @@ def test_failed_artifacts_are_loud_and_not_on_the_front():
     assert "p99" not in [row["id"] for row in payload(text)["rows"]]
 
 
+def test_a_resumed_run_is_not_said_to_have_taken_what_its_last_stretch_did():
+    data = sample(points=1, trials=3)
+    assert "in 1 h 23 min, 1 verified" in Page(render_report(data)).text
+    text = Page(render_report(replace(data, resumed="2026-03-06T08:00:00+00:00"))).text
+    assert "in 1 h 23 min" not in text
+    started = "Started 2026-03-04T10:12:00+00:00; resumed 2026-03-06T08:00:00+00:00, 1 h 23 min since then."
+    assert started in text
+
+
 def test_unfinished_trials_say_why():
     data = sample()
     page = Page(render_report(data))
