@@ -14,6 +14,7 @@ from rich.table import Table
 from autocompress.cli_options import Json, SpaceName, TargetName, TaskName, print_result
 from autocompress.cli_targets import targets_app
 from autocompress.errors import AutoCompressError, InputError, RunError
+from autocompress.run.uninterrupted import end_on_request
 
 # Threads that spin while they wait bring training to a halt as soon as another process wants the processor.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -38,6 +39,7 @@ RunPath = Annotated[Path, typer.Argument(help="Run folder.")]
 
 def main() -> None:
     """Runs the command line; mistakes of the user end in one line and exit code 2."""
+    end_on_request()
     try:
         app(standalone_mode=True)
     except AutoCompressError as error:

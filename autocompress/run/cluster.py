@@ -28,6 +28,7 @@ import torch
 from autocompress.errors import InputError, RunError
 from autocompress.run.executors import Done, NotSendableError, Shown
 from autocompress.run.jobs import Job, Shared, one_line
+from autocompress.run.uninterrupted import handlers_kept
 from autocompress.targets.quiet import alone
 from autocompress.tasks.loading import USER_MODULES
 
@@ -232,7 +233,8 @@ def start_ray(cpus: int) -> None:
     """
     for last in (False, False, True):
         try:
-            with alone("ray"):
+            # Ray would end this process at once when it is told to end.
+            with alone("ray"), handlers_kept():
                 ray.init(
                     address="local",
                     num_cpus=cpus,

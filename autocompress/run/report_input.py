@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import onnxruntime
 from scipy.stats import spearmanr
 
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Student
+from autocompress.core.target import Profile
 from autocompress.emit.report_data import PointRow, ReportData, TaskInfo, TrialRow
+from autocompress.proxy.context import Context
 from autocompress.run.finish import Point
 from autocompress.search.record import Record, front_of
 
@@ -49,7 +53,7 @@ def report_input(
         title=f"{task.name} on {context.target.profile.title}",
         command=settings.command,
         task=TaskInfo(task.name, task.metric_name, task.metric_unit, task.higher_is_better, _splits(driver)),
-        target=context.target.profile,
+        target=_profile(context),
         precision=context.precision,
         seed=settings.seed,
         versions=dict(settings.versions),
@@ -148,3 +152,9 @@ def _correlations(records: Sequence[Record], points: Sequence[Point]) -> dict[st
     if len(pairs) < _CORRELATED or len({a for a, _ in pairs}) < 2 or len({b for _, b in pairs}) < 2:
         return None
     return {"short to full": float(spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic)}
+
+
+def _profile(context: Context) -> Profile:
+    """The target's; on this machine with the version of the runtime that files were timed in."""
+    profile = context.target.profile
+    return replace(profile, runtime_version=onnxruntime.__version__) if profile.measured else profile

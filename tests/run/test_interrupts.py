@@ -1,4 +1,4 @@
-"""The command line with real workers: Ctrl-C reaches every process of the terminal, `kill -9` none in time."""
+"""The command line with real workers: Ctrl-C reaches every process, SIGTERM the driver, `kill -9` none in time."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def killed_without_a_word(run: Path, driver: subprocess.Popen[str]) -> int:
     return int(told["trials"]["complete"])
 
 
-def interrupted(driver: subprocess.Popen[str], expected: str) -> None:
-    """Ctrl-C in the terminal of the driver."""
-    os.killpg(driver.pid, signal.SIGINT)
+def interrupted(driver: subprocess.Popen[str], request: signal.Signals, expected: str) -> None:
+    """Ctrl-C in the terminal of the driver, or SIGTERM from whoever runs it."""
+    (os.killpg if request == signal.SIGINT else os.kill)(driver.pid, request)
     said, _ = driver.communicate(timeout=120)
     assert driver.returncode == 0, said
     assert expected in said
@@ -105,7 +105,7 @@ def test_a_run_is_refused_to_others_killed_interrupted_ended_and_interrupted_aga
 
     driver = started(tmp_path, run, "resume", str(run))
     wait_for_trials(driver, run, ended + 2)
-    interrupted(driver, "interrupted: the front so far is exported without further training")
+    interrupted(driver, signal.SIGINT, "interrupted: the front so far is exported without further training")
     points = json.loads((run / "front.json").read_text())["points"]
     assert points
     assert {point["fidelity"] for point in points} == {"short"}
@@ -121,6 +121,6 @@ def test_a_run_is_refused_to_others_killed_interrupted_ended_and_interrupted_aga
 
     driver = started(tmp_path, run, "resume", str(run), "--budget", "2000")
     wait_for_trials(driver, run, ended + 6)
-    interrupted(driver, "the front of before stays")
+    interrupted(driver, signal.SIGTERM, "the front of before stays")
     assert (run / "front.json").read_bytes() == front
     assert {path: path.read_bytes() for path in sorted(run.glob("artifacts/*/*"))} == files
