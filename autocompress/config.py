@@ -20,6 +20,7 @@ from autocompress.core.strict_yaml import read_yaml
 from autocompress.errors import InputError, nearest
 from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.cost import cost_of_plan
+from autocompress.proxy.own_networks import knowing_its_model
 from autocompress.run.adapt import adapt_rules
 from autocompress.run.drive import Driver, Settings
 from autocompress.run.effects import effect_rows, effects_by
@@ -28,7 +29,7 @@ from autocompress.run.executors import InProcess, workers_of
 from autocompress.run.folder import CONFIG, SENSITIVITY, Run
 from autocompress.run.jobs import Shared
 from autocompress.run.lease import held
-from autocompress.run.measure import Bench, measure_space
+from autocompress.run.measure import Bench, measure_here, measure_space
 from autocompress.run.progress import Silent
 from autocompress.run.settings import DEFAULT_OBJECTIVES, SearchConfig, command_of, new_folder, read_config
 from autocompress.run.study import new_name, open_storage
@@ -62,6 +63,7 @@ def wire(
         InputError: any of them is wrong; nothing was written.
     """
     found = target if target is not None else load_target(config.target)
+    comes_with_laws = bool(found.laws)
     rules = space if space is not None else load_rules(config.space)
     task = task if task is not None else load_task(config.task)
     check_task(task)
@@ -83,11 +85,14 @@ def wire(
     found = found.calibrated()
     context = Context(task, found, precision, effort, config.seed, config.resolved_device, rules.resolutions)
     adapted, notes = adapt_rules(rules, found.profile)
+    built = build_space(adapted, context.dense.info)
+    if not comes_with_laws:
+        context = knowing_its_model(context, built)
     objectives = tuple(Objective(name, _maximised(name, task)) for name in config.objectives)
     return Wired(
         config,
         context,
-        build_space(adapted, context.dense.info),
+        built,
         objectives,
         tuple(_oriented(parse_constraint(text), task) for text in config.constraints),
         notes,
@@ -318,7 +323,8 @@ def measure_target(
 ) -> dict[str, Any]:
     """Measures the kernels that a search may meet on a real machine, keeps them in a table and fits the law again.
 
-    What is measured is kept kernel by kernel; run again, it goes on with those that are missing.
+    What is measured is kept kernel by kernel; run again, it goes on with those that are missing. On this machine, where
+    any file can be run, kernels are measured inside of plans of the space instead, see `measure_here`.
 
     Args:
         config: Task, target, space and seed; the rest is not used.
@@ -339,6 +345,8 @@ def measure_target(
             f"target {config.target} is this machine, on one thread: measure it with --on local, without --output; "
             "a board needs a target of its own, e.g. raspberry-pi-5"
         )
+    if wired.context.target.profile.measured:
+        return measure_here(wired.context, wired.space, config.target)
     bench = Bench(where, own_folder(wired.context.target, folder), limit, repeats, threads)
     return measure_space(wired.context, wired.space, config.target, bench, listener or Silent())
 

@@ -65,6 +65,8 @@ def test_wiring_checks_task_target_and_space() -> None:
 
 def test_wiring_takes_defaults_from_target_and_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autocompress.targets.calibrate.local_laws", laws_of_another_device)
+    monkeypatch.setattr("autocompress.proxy.own_networks.RANDOM_PLANS", 1)
+    monkeypatch.setattr("autocompress.proxy.own_networks._ROUNDS", 1)
     task = tiny_task(trained=False)
     nano, local = (wire(SearchConfig(target=name), task, RULES) for name in ("jetson-nano", "local"))
     assert (nano.context.precision, local.context.precision) == ("fp16", "fp32")

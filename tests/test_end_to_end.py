@@ -104,6 +104,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drive, "LEAST_FINAL_STEPS", 3)
         patch.setattr("autocompress.targets.calibrate.local_laws", laws_of_another_device)
+        patch.setattr("autocompress.proxy.own_networks.RANDOM_PLANS", 1)
+        patch.setattr("autocompress.proxy.own_networks._ROUNDS", 1)
         yield Places(tmp_path_factory.mktemp("searches"))
 
 

@@ -6,12 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
+
 from autocompress.core.plan import Plan
 from autocompress.core.space import Space
+from autocompress.errors import RunError
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import latency_of_plan
+from autocompress.proxy.own_networks import learnt_of, with_refinement
 from autocompress.proxy.wanted import space_kernels
 from autocompress.run.trials import Listener
+from autocompress.targets.calibrate import cpu_model
 from autocompress.targets.kernel_key import KernelKey
 from autocompress.targets.measuring import MeasuredKernel, Outcome, in_order, measure_kernels
 from autocompress.targets.own import begin_target, keep_laws, keep_table, known_table
@@ -19,6 +24,9 @@ from autocompress.targets.refit import refit_all
 from autocompress.targets.remote import Where
 from autocompress.targets.table import Table
 from autocompress.targets.table_row import Measurement
+
+# So many plans of a space, drawn at random, are run on this machine by whoever asks for it.
+MEASURED_PLANS = 46
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,34 @@ def measure_space(context: Context, space: Space, source: str, bench: Bench, lis
             dtype: {"rows": one.rows, "error_before": one.error_before, "error_after": one.error_after}
             for dtype, one in refits.items()
         },
+    }
+
+
+def measure_here(context: Context, space: Space, source: str) -> dict[str, Any]:
+    """Runs more plans of a space on this machine than a search does, and learns anew what their kernels take inside.
+
+    Args:
+        context: Of a task on this machine.
+        space: What plans are drawn from.
+        source: The target as the user named it.
+
+    Raises:
+        RunError: fewer than two plans can be exported.
+    """
+    found = learnt_of(context, space, MEASURED_PLANS, again=True)
+    if found is None:
+        raise RunError(f"of task {context.task.name!r} fewer than two plans can be exported; a trial of one says why")
+    before = replace(context, target=replace(context.target, laws={}).calibrated())
+    return {
+        "target": source,
+        "source": f"measured: {cpu_model()}, onnxruntime {onnxruntime.__version__}, 1 thread(s)",
+        "measured": found.kernels,
+        "known": found.kernels,
+        "interrupted": False,
+        "not_measured": [],
+        "dense_before_ms": _dense_ms(before),
+        "dense_after_ms": _dense_ms(with_refinement(before, found)),
+        "laws": {"all": {"rows": found.kernels, "error_before": found.error_before, "error_after": found.error_after}},
     }
 
 

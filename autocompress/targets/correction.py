@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from autocompress.core.kernel import Kernel
 from autocompress.targets.kernel_key import KernelKey
-from autocompress.targets.law import sizes_of
+from autocompress.targets.law import Factor, sizes_of
 
 # Standard error of the logarithm of a time, and milliseconds; times below the latter are all alike.
 NOISE, FLOOR_MS = 0.1, 0.001
@@ -72,6 +72,18 @@ class Correction:
     def _by_kind(self) -> Mapping[str, _Alike]:
         weights = np.array(self.weights)
         return {names[0][0]: _Alike.of(names, places, weights[which]) for which, names, places in _kinds(self.known)}
+
+
+@dataclass(frozen=True)
+class Chained:
+    """A correction, and another one of what it left."""
+
+    first: Factor
+    second: Factor
+
+    def factor(self, kernel: Kernel, dtype: str) -> float:
+        """What the law's time of a kernel that computes in `dtype` is multiplied by."""
+        return self.first.factor(kernel, dtype) * self.second.factor(kernel, dtype)
 
 
 class _Alike(NamedTuple):

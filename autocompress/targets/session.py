@@ -24,6 +24,17 @@ RUNTIME_ERRORS = (
     RuntimeError,
     ValueError,
 )
+# Of inputs, by the names that ONNX Runtime gives them.
+_DTYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(bool)": np.bool_,
+}
 
 
 def open_session(model: Path | bytes, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -49,12 +60,15 @@ def open_session(model: Path | bytes, threads: int = 1) -> onnxruntime.Inference
 
 
 def feeds_of(session: onnxruntime.InferenceSession) -> dict[str, NDArray[Any]]:
-    """Floats around 0 for every input of a session, for one sample."""
+    """For every input of a session one sample: floats around 0, or zeros, which are in every table, for integers."""
     random = np.random.default_rng(0)
-    shapes = {
-        entry.name: [size if isinstance(size, int) else 1 for size in entry.shape] for entry in session.get_inputs()
-    }
-    return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    feeds = {}
+    for entry in session.get_inputs():
+        shape = [size if isinstance(size, int) else 1 for size in entry.shape]
+        dtype = _DTYPES[entry.type]
+        is_float = np.issubdtype(dtype, np.floating)
+        feeds[entry.name] = (random.standard_normal(shape) if is_float else np.zeros(shape)).astype(dtype)
+    return feeds
 
 
 def first_line(error: BaseException) -> str:
