@@ -339,7 +339,8 @@ def measure_target(
         InputError: something is wrong with the input, or the machine cannot be reached.
         RunError: the machine does not answer as it should.
     """
-    where, wired = parse_where(on), wire(config)
+    # With the laws of this machine as they are: what is learnt here is learnt of them.
+    where, wired = parse_where(on), wire(config, target=load_target(config.target).calibrated())
     if wired.context.target.profile.measured and (where.host is not None or folder is not None or threads != 1):
         raise InputError(
             f"target {config.target} is this machine, on one thread: measure it with --on local, without --output; "

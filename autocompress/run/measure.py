@@ -117,7 +117,7 @@ def measure_here(context: Context, space: Space, source: str) -> dict[str, Any]:
     """Runs more plans of a space on this machine than a search does, and learns anew what their kernels take inside.
 
     Args:
-        context: Of a task on this machine.
+        context: Of a task on this machine, with the machine's own laws.
         space: What plans are drawn from.
         source: The target as the user named it.
 
@@ -127,7 +127,6 @@ def measure_here(context: Context, space: Space, source: str) -> dict[str, Any]:
     found = learnt_of(context, space, MEASURED_PLANS, again=True)
     if found is None:
         raise RunError(f"of task {context.task.name!r} fewer than two plans can be exported; a trial of one says why")
-    before = replace(context, target=replace(context.target, laws={}).calibrated())
     return {
         "target": source,
         "source": f"measured: {cpu_model()}, onnxruntime {onnxruntime.__version__}, 1 thread(s)",
@@ -135,8 +134,8 @@ def measure_here(context: Context, space: Space, source: str) -> dict[str, Any]:
         "known": found.kernels,
         "interrupted": False,
         "not_measured": [],
-        "dense_before_ms": _dense_ms(before),
-        "dense_after_ms": _dense_ms(with_refinement(before, found)),
+        "dense_before_ms": _dense_ms(context),
+        "dense_after_ms": _dense_ms(with_refinement(context, found)),
         "laws": {"all": {"rows": found.kernels, "error_before": found.error_before, "error_after": found.error_after}},
     }
 

@@ -80,11 +80,16 @@ def test_whoever_asks_has_more_plans_run(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(measure, "MEASURED_PLANS", 4)
     context = local()
     space = tiny_space(context)
-    told = measure_here(knowing_its_model(context, space), space, "local")
+    told = measure_here(context, space, "local")
     assert (told["target"], told["interrupted"], told["not_measured"]) == ("local", False, [])
     assert told["measured"] > 3
     assert told["dense_after_ms"] > 0.0
     assert told["laws"]["all"]["error_after"] < 0.5 * told["laws"]["all"]["error_before"]
+    # It is what the next search goes by.
+    monkeypatch.setattr(own_networks, "measured", lambda *arguments: pytest.fail("measured although kept"))
+    kept = learnt_of(context, space)
+    assert kept is not None
+    assert kept.kernels == told["measured"]
 
 
 def test_a_model_that_cannot_be_a_file_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
