@@ -20,9 +20,9 @@ from autocompress.proxy.context import Context
 from autocompress.proxy.evaluate import realise
 from autocompress.targets import quiet
 from autocompress.targets.calibrate import kept_refinement
-from autocompress.targets.inside import measured
 from autocompress.targets.probes import Probe
 from autocompress.targets.refined import Refinement, refined, refinement
+from autocompress.targets.steady import measured_steadily
 from autocompress.targets.table import Table
 
 # So many plans at random, beside the dense model and the one that is in 8 bits throughout. Of other plans of ResNet-20
@@ -69,7 +69,7 @@ def learnt_of(context: Context, space: Space, plans: int | None = None, again: b
         if len(probes) < 2:
             return None
         with quiet.measuring():
-            return refinement(laws, measured(probes, _ROUNDS).networks)
+            return refinement(laws, measured_steadily(laws, probes, _ROUNDS))
 
     usual = [_kernels(plan, context) for plan in _plans(space, RANDOM_PLANS)]
     key = short_digest((sorted(laws.items()), usual))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from autocompress.proxy.cost import latency_of_plan
 from autocompress.proxy.own_networks import knowing_its_model, learnt_of
 from autocompress.run import measure
 from autocompress.run.measure import measure_here
+from autocompress.targets import steady
 from autocompress.targets.law import Law
 from tests.run.tiny import laws_of_another_device, tiny_context, tiny_space
 
@@ -34,6 +36,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autocompress.targets.calibrate.local_laws", laws)
     monkeypatch.setattr(own_networks, "RANDOM_PLANS", 2)
     monkeypatch.setattr(own_networks, "_ROUNDS", 1)
+    # By the laws of another device this machine may seem slow.
+    monkeypatch.setattr(steady, "UNDISTURBED", math.inf)
 
 
 def local() -> Context:
@@ -52,7 +56,7 @@ def test_this_machine_is_known_better_than_by_the_laws_of_another(monkeypatch: p
     assert all(value > 0.0 for value in ms)
     assert ms[0] != latency_of_plan(Plan(), context).ms
     # The second time nothing is run.
-    monkeypatch.setattr(own_networks, "measured", lambda *arguments: pytest.fail("measured although kept"))
+    monkeypatch.setattr(own_networks, "measured_steadily", lambda *arguments: pytest.fail("measured although kept"))
     again = knowing_its_model(context, space)
     assert [latency_of_plan(plan, again).ms for plan in (Plan(), space.decode(space.extreme_vector))] == ms
 
@@ -86,7 +90,7 @@ def test_whoever_asks_has_more_plans_run(monkeypatch: pytest.MonkeyPatch) -> Non
     assert told["dense_after_ms"] > 0.0
     assert told["laws"]["all"]["error_after"] < 0.5 * told["laws"]["all"]["error_before"]
     # It is what the next search goes by.
-    monkeypatch.setattr(own_networks, "measured", lambda *arguments: pytest.fail("measured although kept"))
+    monkeypatch.setattr(own_networks, "measured_steadily", lambda *arguments: pytest.fail("measured although kept"))
     kept = learnt_of(context, space)
     assert kept is not None
     assert kept.kernels == told["measured"]
