@@ -19,7 +19,7 @@ from autocompress.errors import InputError, PlanError
 from autocompress.run.environment import doctor
 from autocompress.run.folder import Run
 from autocompress.run.settings import SearchConfig, command_of, new_folder, read_config
-from tests.run.tiny import RULES, laws_of_another_device, tiny_task
+from tests.run.tiny import RULES, run_little_here, tiny_task
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,7 @@ def test_wiring_checks_task_target_and_space() -> None:
 
 
 def test_wiring_takes_defaults_from_target_and_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autocompress.targets.calibrate.local_laws", laws_of_another_device)
-    monkeypatch.setattr("autocompress.proxy.own_networks.RANDOM_PLANS", 1)
-    monkeypatch.setattr("autocompress.proxy.own_networks._ROUNDS", 1)
+    run_little_here(monkeypatch)
     task = tiny_task(trained=False)
     nano, local = (wire(SearchConfig(target=name), task, RULES) for name in ("jetson-nano", "local"))
     assert (nano.context.precision, local.context.precision) == ("fp16", "fp32")

@@ -32,7 +32,7 @@ from autocompress.run.study import Study
 from autocompress.search.record import Record
 from autocompress.targets.profile import load_target
 from autocompress.tasks import Task, load_task
-from tests.run.tiny import Told, laws_of_another_device
+from tests.run.tiny import Told, run_little_here
 
 TASKS = """
 from dataclasses import replace
@@ -103,9 +103,7 @@ class Places:
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drive, "LEAST_FINAL_STEPS", 3)
-        patch.setattr("autocompress.targets.calibrate.local_laws", laws_of_another_device)
-        patch.setattr("autocompress.proxy.own_networks.RANDOM_PLANS", 1)
-        patch.setattr("autocompress.proxy.own_networks._ROUNDS", 1)
+        run_little_here(patch)
         yield Places(tmp_path_factory.mktemp("searches"))
 
 

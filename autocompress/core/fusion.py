@@ -208,16 +208,19 @@ def _branch_reads(network: Network, launches: Sequence[_Launch]) -> list[int]:
     """
     last = {name: index for index, launch in enumerate(launches) for name, _ in launch.rounded}
     last |= dict.fromkeys(network.outputs, len(launches))
+    read_last: list[list[str]] = [[] for _ in range(len(launches) + 1)]
+    for name, index in last.items():
+        read_last[index].append(name)
     live = {name for name in network.inputs if name in last}
     inside: set[str] = set()
     counts = []
     for index, launch in enumerate(launches):
         head = launch.head
-        counts.append(sum([name in inside for name in head.reads]) if head.aten != "add" else 0)
-        live = {name for name in live if last[name] > index}
+        counts.append(sum([name in inside for name in head.reads]) if inside and head.aten != "add" else 0)
+        live.difference_update(read_last[index])
         if (live or len(launch.writes) > 1) and head.aten not in _ACTIVATIONS:
             inside.update(launch.writes)
-        live.update([name for name in launch.writes if name in last])
+        live.update([name for name in launch.writes if last.get(name, 0) > index])
     return counts
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
+from autocompress.core.collector import rest_set_aside
 from autocompress.core.constraint import Budget, Constraint
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
@@ -133,7 +134,7 @@ class Driver:
         before = study.began()
         self._keep_reference(study)
         workers = workers_of(self.shared, self.settings.workers, self.listener.say)
-        with _logging(self.folder / LOGS / "run.log"), workers as executor:
+        with _logging(self.folder / LOGS / "run.log"), rest_set_aside(), workers as executor:
             dense = self._dense_metrics()
             self.listener.begin(self.objectives, study.records())
             self.listener.say(f"searching {self.space.size:.2g} plans; the run is in {self.folder}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from autocompress.proxy.cost import latency_of_plan
 from autocompress.proxy.own_networks import knowing_its_model, learnt_of
 from autocompress.run import measure
 from autocompress.run.measure import measure_here
-from autocompress.targets import steady
 from autocompress.targets.law import Law
-from tests.run.tiny import laws_of_another_device, tiny_context, tiny_space
+from tests.run.tiny import laws_of_another_device, run_little_here, tiny_context, tiny_space
 
 
 def laws() -> dict[str, Law]:
@@ -33,11 +31,9 @@ def laws() -> dict[str, Law]:
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "cache"))
+    run_little_here(monkeypatch)
     monkeypatch.setattr("autocompress.targets.calibrate.local_laws", laws)
     monkeypatch.setattr(own_networks, "RANDOM_PLANS", 2)
-    monkeypatch.setattr(own_networks, "_ROUNDS", 1)
-    # By the laws of another device this machine may seem slow.
-    monkeypatch.setattr(steady, "UNDISTURBED", math.inf)
 
 
 def local() -> Context:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -93,6 +95,15 @@ def laws_of_another_device() -> dict[str, Law]:
     """What stands in for the laws of this machine, which take too long to measure in a test."""
     law = load_target("jetson-nano").laws["fp32"]
     return {"fp32": law, "int8": law}
+
+
+def run_little_here(patch: pytest.MonkeyPatch) -> None:
+    """A search on this machine asks another device's laws, and runs few plans once."""
+    patch.setattr("autocompress.targets.calibrate.local_laws", laws_of_another_device)
+    patch.setattr("autocompress.proxy.own_networks.RANDOM_PLANS", 1)
+    patch.setattr("autocompress.proxy.own_networks._ROUNDS", 1)
+    # By such laws this machine may seem slow.
+    patch.setattr("autocompress.targets.steady.UNDISTURBED", math.inf)
 
 
 class Told:
