@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from autocompress.core.kernel import Kernel
 from autocompress.core.network import Network, Operator
@@ -290,19 +291,23 @@ class _Chains:
         self.operators, self.users, self.fusion = network.operators, network.users, fusion
         self.place = {operator.name: place for place, operator in enumerate(network.operators)}
         self.done: set[int] = set()
-        # Bit n of an entry: the operator depends on operator n.
-        self.needs: list[int] = []
-        for place, operator in enumerate(network.operators):
-            bits = 1 << place
-            for name in operator.reads:
-                if name in self.place:
-                    bits |= self.needs[self.place[name]]
-            self.needs.append(bits)
         alike: dict[object, list[str]] = {}
         for operator in network.operators if fusion.siblings else ():
             if operator.op == "conv2d" and not (operator.reads and len(self.users[operator.reads[0]]) == 1):
                 alike.setdefault(_sibling_key(operator), []).append(operator.name)
         self.siblings = {name for key, names in alike.items() if key and len(names) > 1 for name in names}
+
+    @cached_property
+    def needs(self) -> Sequence[int]:
+        """Bit n of an entry: the operator depends on operator n."""
+        needs: list[int] = []
+        for place, operator in enumerate(self.operators):
+            bits = 1 << place
+            for name in operator.reads:
+                if name in self.place:
+                    bits |= needs[self.place[name]]
+            needs.append(bits)
+        return needs
 
     def found(self) -> list[list[Operator]]:
         """The operators of every kernel."""
@@ -344,14 +349,16 @@ class _Chains:
 
     def _is_ready(self, user: Operator, chain: list[int]) -> bool:
         """True if what else it reads has the same shape and does not wait for the kernel itself."""
-        inside = sum(1 << place for place in chain)
         last = self.operators[chain[-1]]
         for name, shape in zip(user.reads, user.in_shapes, strict=True):
-            if name != last.name and name in self.place and self.needs[self.place[name]] & inside:
-                return False
-            if shape != last.out_shape:
+            if shape != last.out_shape or (name != last.name and self._waits_for(name, chain)):
                 return False
         return True
+
+    def _waits_for(self, name: str, chain: list[int]) -> bool:
+        """True if a tensor depends on an operator of a kernel; what is written before it does not."""
+        place = self.place.get(name, -1)
+        return place > chain[0] and bool(self.needs[place] & sum(1 << each for each in chain))
 
 
 def _is_pointwise(operator: Operator) -> bool:

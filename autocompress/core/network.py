@@ -79,7 +79,7 @@ class Network:
         """For every tensor the places of the operators that read it; returning it counts as one more."""
         found: dict[str, list[int]] = {}
         for place, operator in enumerate(self.operators):
-            for name in dict.fromkeys(operator.reads):
+            for name in operator.reads if len(operator.reads) < 2 else dict.fromkeys(operator.reads):
                 found.setdefault(name, []).append(place)
         for name in self.outputs:
             found.setdefault(name, []).append(len(self.operators))

@@ -82,6 +82,8 @@ class Study:
         self.space = space
         self.objectives = tuple(objectives)
         self._distributions = distributions(space)
+        # Trials that ended stay as they are.
+        self._ended: dict[int, Record] = {}
         self._study = optuna.create_study(
             study_name=name,
             storage=open_storage(folder, storage),
@@ -161,6 +163,14 @@ class Study:
         return tuple(int(trial.params[name]) for name in self._distributions)
 
     def _record(self, trial: FrozenTrial) -> Record:
+        if trial.number in self._ended:
+            return self._ended[trial.number]
+        record = self._new_record(trial)
+        if trial.state.is_finished():
+            self._ended[trial.number] = record
+        return record
+
+    def _new_record(self, trial: FrozenTrial) -> Record:
         attributes: Mapping[str, Any] = trial.user_attrs
         if trial.state == TrialState.RUNNING:
             # What `finish` wrote before it was interrupted is not a result: the trial is run again.

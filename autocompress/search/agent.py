@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,11 +21,13 @@ from torch import Tensor, nn
 
 from autocompress.core.decision import KINDS
 from autocompress.core.space import Space, Vector
-from autocompress.search.controller import mix, new_vector, scaled_losses
+from autocompress.search.controller import mix, new_vector, scaled_losses, telling
 from autocompress.search.record import Objective, Record
 
 _FIRST = 10
 _STEPS = 150
+# Of so many trials it is trained.
+_REPLAYED = 200
 _BATCH = 128
 _HIDDEN = 64
 _RATE = 3e-3
@@ -54,17 +57,18 @@ class AgentController:
         return new_vector(self.space, history, self.seed, lambda rng, _: self._walk(actor, noise, rng))
 
     def _trained(self, done: Sequence[Record], rng: np.random.Generator) -> nn.Module:
-        walks = [self._states(record.vector) for record in done]
-        states = torch.cat(walks)
-        actions = torch.cat([self._actions(record.vector) for record in done])
-        rewards = torch.from_numpy(self._rewards(done, rng)).float().repeat_interleave(len(self.space.decisions))
+        rewards = self._rewards(done, rng)
+        kept = telling(-rewards[:, None], _REPLAYED)
+        actions = torch.stack([self._actions(done[index].vector) for index in kept])
+        states, actions = self._states(actions).flatten(0, 1), actions.flatten()
+        rewarded = torch.from_numpy(rewards[kept]).float().repeat_interleave(len(self.space.decisions))
         actor, critic = _net(states.shape[1], nn.Sigmoid()), _net(states.shape[1] + 1, nn.Identity())
         steps = [torch.optim.Adam(net.parameters(), lr=_RATE) for net in (actor, critic)]
         for _ in range(_STEPS):
             chosen = torch.from_numpy(rng.integers(len(states), size=_BATCH))
             state, action = states[chosen], actions[chosen, None]
             told = critic(torch.cat([state, action], dim=1)).squeeze(1)
-            _descend(F.mse_loss(told, rewards[chosen]), steps[1])
+            _descend(F.mse_loss(told, rewarded[chosen]), steps[1])
             _descend(-critic(torch.cat([state, actor(state)], dim=1)).mean(), steps[0])
         return actor
 
@@ -75,30 +79,48 @@ class AgentController:
         return rewards
 
     def _walk(self, actor: nn.Module, noise: float, rng: np.random.Generator) -> Vector:
+        ends = self.space.extreme_vector
         vector: list[int] = []
-        for place, decision in enumerate(self.space.decisions):
-            last = len(decision.options) - 1
+        taken = before = 0.0
+        for place, end in enumerate(ends):
+            levels = torch.tensor([taken / max(1, place), before])
             with torch.no_grad():
-                action = float(actor(self._state(place, vector)[None]))
-            vector.append(int(np.clip(round(_truncated(action, noise, rng) * last), 0, last)))
+                action = float(actor(torch.cat([self._places[place], levels])[None]))
+            chosen = int(np.clip(round(_truncated(action, noise, rng) * end), 0, end))
+            vector.append(chosen)
+            before = chosen / max(1, end)
+            taken += before
         return tuple(vector)
-
-    def _states(self, vector: Vector) -> Tensor:
-        return torch.stack([self._state(place, vector) for place in range(len(vector))])
 
     def _actions(self, vector: Vector) -> Tensor:
         ends = self.space.extreme_vector
         return torch.tensor([one / max(1, end) for one, end in zip(vector, ends, strict=True)], dtype=torch.float32)
 
-    def _state(self, place: int, before: Sequence[int]) -> Tensor:
-        """Where in the model, what is decided and between how many options, and what was decided before."""
+    def _states(self, actions: Tensor) -> Tensor:
+        """What the agent sees at every step of walks, `[walks, decisions, features]`.
+
+        Where in the model it is, and of what was decided before the mean and the last.
+        """
+        before = F.pad(actions[:, :-1], (1, 0))
+        means = before.cumsum(dim=1) / torch.arange(actions.shape[1]).clamp(min=1)
+        return torch.cat([self._places.expand(len(actions), -1, -1), torch.stack([means, before], dim=2)], dim=2)
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """Where in the model each decision stands, what kind it is and between how many options, `[decisions, n]`."""
         decisions = self.space.decisions
-        decision = decisions[place]
-        taken = [before[p] / max(1, len(decisions[p].options) - 1) for p in range(place)]
-        kinds = [float(decision.kind == kind) for kind in KINDS]
-        levels = [np.mean(taken) if taken else 0.0, taken[-1] if taken else 0.0]
-        state = [place / len(decisions), len(decision.options) / 8.0, decision.layers / 8.0, *kinds, *levels]
-        return torch.tensor(state, dtype=torch.float32)
+        return torch.tensor(
+            [
+                [
+                    place / len(decisions),
+                    len(one.options) / 8.0,
+                    one.layers / 8.0,
+                    *(one.kind == kind for kind in KINDS),
+                ]
+                for place, one in enumerate(decisions)
+            ],
+            dtype=torch.float32,
+        )
 
 
 def _net(inputs: int, last: nn.Module) -> nn.Module:

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from autocompress.core.pareto import non_dominated
 from autocompress.core.space import Space, Vector
 from autocompress.search.record import Objective, Record, losses
 
@@ -37,6 +38,20 @@ def scaled_losses(objectives: Sequence[Objective], done: Sequence[Record]) -> ND
     spans = np.ptp(values, axis=0)
     scaled: NDArray[np.float64] = (values - values.min(axis=0)) / np.where(spans > 0, spans, 1.0)
     return scaled
+
+
+def telling(scaled: NDArray[np.float64], most: int) -> list[int]:
+    """Of many trials those that tell most of what comes next, in order: the latest of the front, and of the others.
+
+    Args:
+        scaled: Their losses, `[trials, objectives]`.
+        most: So many, of which the front has half.
+    """
+    if len(scaled) <= most:
+        return list(range(len(scaled)))
+    front = non_dominated(scaled.tolist())[-(most // 2) :]
+    others = sorted(set(range(len(scaled))).difference(front))
+    return sorted([*front, *others[len(front) - most :]])
 
 
 def new_vector(

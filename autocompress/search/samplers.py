@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from autocompress.search.record import Objective, Record, losses
 
 POPULATION = 16
 _GENERATIONS = {"nsga2": "NSGAIISampler:generation", "nsga3": "NSGAIIISampler:generation"}
+# Place in the history, plan and losses of a complete trial.
+_Told = tuple[int, Vector, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -40,34 +43,70 @@ class SamplerController:
 
     def ask(self, history: Sequence[Record]) -> Vector:
         """The next plan; the random numbers of the n-th depend on the seed and n alone."""
+        self._memory.follow(history)
 
         def propose(_: np.random.Generator, attempt: int) -> Vector:
-            return self._sample(history, mix(self.seed, len(history), attempt))
+            return self._memory.sample(SAMPLERS[self.name](mix(self.seed, len(history), attempt)))
 
         return new_vector(self.space, history, self.seed, propose)
 
-    def _sample(self, history: Sequence[Record], seed: int) -> Vector:
-        study = optuna.create_study(
-            sampler=SAMPLERS[self.name](seed),
-            directions=["minimize"] * len(self.objectives),
-            study_name="history",
-        )
-        known = distributions(self.space)
-        for index, record in enumerate(history):
-            study.add_trial(self._trial(record, known, index))
-        trial = study.ask(known)
-        return tuple(int(trial.params[name]) for name in known)
+    @cached_property
+    def _memory(self) -> _Memory:
+        return _Memory(self.space, self.objectives, _GENERATIONS.get(self.name))
 
-    def _trial(self, record: Record, known: dict[str, BaseDistribution], index: int) -> optuna.trial.FrozenTrial:
-        complete = record.state == "complete"
+
+class _Memory:
+    """A study in memory that holds the complete trials of a history, which are told once.
+
+    A history that does not go on from the last one is told anew, so that what is asked depends on it alone.
+    """
+
+    def __init__(self, space: Space, objectives: tuple[Objective, ...], generation: str | None) -> None:
+        """Knows nothing yet.
+
+        Args:
+            space: Of the plans.
+            objectives: Of the run.
+            generation: The attribute in which a genetic sampler looks for the generation of a trial.
+        """
+        self._objectives, self._generation = objectives, generation
+        self._distributions = distributions(space)
+        self._told: list[_Told] = []
+        self._study = self._new_study()
+
+    def follow(self, history: Sequence[Record]) -> None:
+        """Tells what is new. Samplers learn of complete trials alone, so others are left out."""
+        complete = [
+            (index, record.vector, losses(self._objectives, record.metrics))
+            for index, record in enumerate(history)
+            if record.state == "complete"
+        ]
+        if complete[: len(self._told)] != self._told:
+            self._told, self._study = [], self._new_study()
+        for one in complete[len(self._told) :]:
+            self._study.add_trial(self._trial(*one))
+        self._told = complete
+
+    def sample(self, sampler: BaseSampler) -> Vector:
+        """What a sampler asks for."""
+        self._study.sampler = sampler
+        trial = self._study.ask(self._distributions)
+        vector = tuple(int(trial.params[name]) for name in self._distributions)
+        # The trial itself runs elsewhere; one that failed teaches nothing.
+        self._study.tell(trial, state=TrialState.FAIL)
+        return vector
+
+    def _new_study(self) -> optuna.Study:
+        return optuna.create_study(directions=["minimize"] * len(self._objectives), study_name="history")
+
+    def _trial(self, index: int, vector: Vector, values: tuple[float, ...]) -> optuna.trial.FrozenTrial:
         attributes: dict[str, Any] = {}
-        if self.name in _GENERATIONS:
-            attributes[_GENERATIONS[self.name]] = index // POPULATION
+        if self._generation is not None:
+            attributes[self._generation] = index // POPULATION
         return optuna.trial.create_trial(
-            state=TrialState.COMPLETE if complete else TrialState.FAIL,
-            params=dict(zip(known, record.vector, strict=True)),
-            distributions=known,
-            values=list(losses(self.objectives, record.metrics)) if complete else None,
+            params=dict(zip(self._distributions, vector, strict=True)),
+            distributions=self._distributions,
+            values=list(values),
             system_attrs=attributes,
         )
 

@@ -21,11 +21,13 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from autocompress.core.pareto import non_dominated
 from autocompress.core.space import Space, Vector
-from autocompress.search.controller import new_vector, scaled_losses
+from autocompress.search.controller import new_vector, scaled_losses, telling
 from autocompress.search.jitter import jittered
 from autocompress.search.record import Objective, Record
 
 _FIRST = 8
+# A process of more trials takes seconds.
+_MOST_KNOWN = 150
 _CANDIDATES = 256
 _DEPTHS = 3
 _CHANGED = 0.1
@@ -52,6 +54,8 @@ class GaussianController:
 
     def _best(self, history: Sequence[Record], done: Sequence[Record], rng: np.random.Generator) -> Vector:
         scaled = scaled_losses(self.objectives, done)
+        kept = telling(scaled, _MOST_KNOWN)
+        done, scaled = [done[index] for index in kept], scaled[kept]
         weighted = scaled * rng.dirichlet(np.ones(len(self.objectives)))
         target = weighted.max(axis=1) + _RHO * weighted.sum(axis=1)
         tried = {record.vector for record in history}

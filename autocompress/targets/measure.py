@@ -70,12 +70,14 @@ def measure_together(
 def time_sessions(
     sessions: Sequence[onnxruntime.InferenceSession], feeds: Sequence[Feeds], repeats: int
 ) -> list[list[float]]:
-    """Milliseconds of single runs of each, in interleaved rounds until enough were undisturbed, or many were taken."""
+    """Milliseconds of single warm runs of each, in interleaved rounds until enough were undisturbed, or many taken."""
     inner = [_warm_up(session, one) for session, one in zip(sessions, feeds, strict=True)]
     taken: list[list[float]] = [[] for _ in sessions]
     for number in range(MOST_ROUNDS):
         for session, one, count, samples in zip(sessions, feeds, inner, taken, strict=True):
             if number < ROUNDS or len(undisturbed(samples)) < repeats:
+                # What ran in between has taken its place in the caches.
+                session.run(None, one)
                 samples += [_sample(session, one, count) for _ in range(-(-repeats // ROUNDS))]
         if number + 1 >= ROUNDS and all(len(undisturbed(samples)) >= repeats for samples in taken):
             break

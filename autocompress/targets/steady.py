@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,46 +18,40 @@ from autocompress.targets.law import Law
 from autocompress.targets.learning import told_ms
 from autocompress.targets.probes import Probe, probes_path, read_probes
 
-# The median of so many networks is told within 2 to 4 % on a machine that nothing disturbs; within this it is not slow.
-REFERENCES, UNDISTURBED = 12, 1.1
+# The median of so many networks is told within 4 % on a machine that nothing disturbs.
+REFERENCES = 12
+# Within this nothing disturbed it; beyond the other it is slow.
+UNDISTURBED, SLOW = 1.05, 1.1
 _ATTEMPTS, _PAUSE_S = 4, 5.0
-
-
-class _Attempt(NamedTuple):
-    """Networks as they were timed once, and how much longer than known the references took meanwhile."""
-
-    slowdown: float
-    networks: Sequence[Network]
 
 
 def measured_steadily(laws: Mapping[str, Law], probes: Sequence[Probe], rounds: int) -> list[Network]:
     """Networks as `inside.measured` times them, on a machine as fast as its laws say.
 
-    If it stays slow, what the references lost is taken off the times.
+    What disturbs a network only ever slows it down, so of several attempts the fastest counts. If the machine stays
+    slow, what the references lost is taken off the times.
 
     Args:
         laws: Of this machine, by dtype.
         probes: The networks.
-        rounds: In which they come up in an attempt; of all attempts the one that was disturbed least counts.
+        rounds: In which they come up in an attempt.
     """
     known = read_probes(probes_path())
-    references = known[:: len(known) // REFERENCES][:REFERENCES]
-    best = _attempt(laws, probes, references, rounds)
+    all_of_them = [*probes, *known[:: len(known) // REFERENCES][:REFERENCES]]
+    best = measured(all_of_them, rounds).networks
     for _ in range(_ATTEMPTS - 1):
-        if best.slowdown <= UNDISTURBED:
-            return list(best.networks)
+        if _slowdown(laws, best[len(probes) :]) <= UNDISTURBED:
+            break
         time.sleep(_PAUSE_S)
-        best = min(best, _attempt(laws, probes, references, rounds), key=lambda one: one.slowdown)
-    if best.slowdown <= UNDISTURBED:
-        return list(best.networks)
-    return [_faster(network, best.slowdown) for network in best.networks]
+        again = measured(all_of_them, rounds).networks
+        best = tuple(min(pair, key=lambda one: one.whole_ms) for pair in zip(best, again, strict=True))
+    slowdown = _slowdown(laws, best[len(probes) :])
+    return [_faster(one, slowdown if slowdown > SLOW else 1.0) for one in best[: len(probes)]]
 
 
-def _attempt(laws: Mapping[str, Law], probes: Sequence[Probe], references: Sequence[Probe], rounds: int) -> _Attempt:
-    found = measured([*probes, *references], rounds).networks
-    own, beside = found[: len(probes)], found[len(probes) :]
-    slowdowns = [one.whole_ms / told_ms(laws, one.kernels) for one in beside]
-    return _Attempt(float(np.median(slowdowns)), own)
+def _slowdown(laws: Mapping[str, Law], references: Sequence[Network]) -> float:
+    """How many times as long as the laws say the references take."""
+    return float(np.median([one.whole_ms / told_ms(laws, one.kernels) for one in references]))
 
 
 def _faster(network: Network, factor: float) -> Network:

@@ -103,7 +103,8 @@ def run_little_here(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("autocompress.proxy.own_networks.RANDOM_PLANS", 1)
     patch.setattr("autocompress.proxy.own_networks._ROUNDS", 1)
     # By such laws this machine may seem slow.
-    patch.setattr("autocompress.targets.steady.UNDISTURBED", math.inf)
+    for limit in ("UNDISTURBED", "SLOW"):
+        patch.setattr(f"autocompress.targets.steady.{limit}", math.inf)
 
 
 class Told:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,8 @@ from autocompress.core.space import Decision, Space, Vector
 from autocompress.errors import InputError
 from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.sensitivity import Effects, Meter, Sensitivity
-from autocompress.search import agent, evolution
-from autocompress.search.controller import Controller
+from autocompress.search import agent, evolution, scalarised
+from autocompress.search.controller import Controller, telling
 from autocompress.search.controllers import CONTROLLERS
 from autocompress.search.controllers import make_controller as make
 from autocompress.search.record import Objective, Record
@@ -124,8 +125,10 @@ def test_plans_are_legal_whatever_the_objectives(name: str, dimensions: int) -> 
 def test_what_is_asked_follows_from_history_and_seed(name: str) -> None:
     history = asked(make_controller(name, LONG, ALL, 0), 14)
     again = make_controller(name, LONG, ALL, 0)
-    for length in (0, 1, 9, 13):
+    # Forth and back, and in between another history of the same length.
+    for length in (13, 0, 1, 9, 13):
         assert again.ask(history[:length]) == history[length].vector
+        again.ask([replace(one, vector=one.vector[::-1]) for one in history[:length]])
     other = make_controller(name, LONG, ALL, 1)
     assert [other.ask(history[:length]) for length in range(5)] != [one.vector for one in history[:5]]
 
@@ -185,6 +188,25 @@ def test_the_evolution_asks_for_other_plans_that_follow_from_history(monkeypatch
     assert [again.ask(history[:length]) for length in (1, 3)] == [history[1].vector, history[3].vector]
     others = [replace(one, state="failed", metrics={}) for one in history[:2]]
     assert make_controller("evolution", SPACE, ALL, 0).ask(others) not in {one.vector for one in others}
+
+
+def test_of_many_trials_the_front_and_the_latest_tell() -> None:
+    # The first forty are the front, each later one is worse than the one before.
+    scaled = np.array([[n, 40 - n] if n < 40 else [n, n] for n in range(100)], dtype=np.float64)
+    assert telling(scaled, 100) == list(range(100))
+    assert telling(scaled, 20) == [*range(30, 40), *range(90, 100)]
+    assert telling(scaled[:45], 44) == list(range(1, 45))
+    assert telling(scaled[50:], 20) == [0, *range(31, 50)]
+
+
+@pytest.mark.parametrize("name", ["gp", "amc"])
+def test_a_long_history_is_not_all_learnt_from(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scalarised, "_MOST_KNOWN", 10)
+    monkeypatch.setattr(agent, "_REPLAYED", 10)
+    monkeypatch.setattr(agent, "_STEPS", 5)
+    history = asked(make_controller(name, LONG, ALL, 0), 25)
+    assert len({one.vector for one in history}) == 25
+    assert make_controller(name, LONG, ALL, 0).ask(history[:24]) == history[24].vector
 
 
 def test_tables_are_asked_for_by_name() -> None:

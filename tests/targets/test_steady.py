@@ -42,10 +42,11 @@ def slow_by(factors: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> list[f
     ("factors", "left", "counts"),
     [
         # Fast enough at once, after a while, and faster than when the laws were learnt.
-        ((1.05, 9.0), 1, 1.05),
+        ((1.04, 9.0), 1, 1.04),
         ((1.5, 1.3, 1.02, 9.0), 1, 1.02),
         ((0.8, 9.0), 1, 0.8),
-        # Slow throughout: as if it had not been.
+        # A little slow throughout, as it may always be, and slow: as if it had not been.
+        ((1.08, 1.5, 1.07, 1.08), 0, 1.07),
         ((1.5, 1.3, 1.2, 1.4), 0, 1.0),
     ],
 )
