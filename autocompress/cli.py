@@ -242,12 +242,14 @@ def sensitivity(
     task: TaskName = "digits",
     space: SpaceName = "joint",
     table: Annotated[Path | None, typer.Option(help="The file that keeps what is measured; in the cache.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw decisions by options into this SVG file.")] = None,
     seed: Annotated[int, typer.Option(help="Of anything random in an option.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes side by side; one for each core by default.")] = None,
     json_: Json = False,
 ) -> None:
     """What every option of a space does alone, before any training: where the model can give, and where not."""
     from autocompress import config as wiring
+    from autocompress.emit.heat_map import sensitivity_svg
     from autocompress.run.progress import Terminal
     from autocompress.run.settings import SearchConfig
     from autocompress.run.show import sensitivity_table
@@ -255,6 +257,8 @@ def sensitivity(
     config = SearchConfig(task=task, target=target, space=space, seed=seed, workers=workers)
     with Terminal() as listener:
         data = wiring.sensitivity(config, table, listener)
+    if plot is not None:
+        plot.write_text(sensitivity_svg(data), encoding="utf-8")
     print_result(data, json_, sensitivity_table(data))
 
 

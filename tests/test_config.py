@@ -7,6 +7,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -270,6 +271,9 @@ def test_sensitivity_on_the_command_line_shows_every_decision(tmp_path: Path) ->
     for layer in ("0", "3", "8"):
         assert f"quantize:{layer}" in shown.output
     assert "w8" in shown.output
-    data = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
+    words += ["--plot", str(tmp_path / "map.svg"), "--json"]
+    data = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
     assert data["target"] == "jetson-nano"
+    texts = [each.text for each in ElementTree.parse(tmp_path / "map.svg").iter("{http://www.w3.org/2000/svg}text")]
+    assert {option["option"] for row in data["decisions"] for option in row["options"]} <= set(texts)
     assert [row["decision"] for row in data["decisions"]] == ["quantize:0", "quantize:3", "quantize:8"]
