@@ -185,7 +185,8 @@ def main() -> None:
             found.append(read_search(folder, controller, seed))
     for kind, *_ in KINDS:
         table(found, kind)
-    print(f"\nSeeds 0 to {arguments.seeds - 1}; {cpu_model()}; {versions()}.")
+    facts = ", ".join(f"{name} {value}" for name, value in versions().items())
+    print(f"\nSeeds 0 to {arguments.seeds - 1}; {cpu_model()}; {facts}.")
 
 
 if __name__ == "__main__":
