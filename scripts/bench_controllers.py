@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.core.metric import MAXIMISED
 from autocompress.core.pareto import hypervolume
+from autocompress.emit.report_data import load_report_data
 from autocompress.run.environment import versions
-from autocompress.run.folder import REPORT, Run
+from autocompress.run.folder import REPORT, REPORT_DATA, Run
 from autocompress.run.study import open_storage
 from autocompress.search.controllers import CONTROLLERS
 from autocompress.targets.calibrate import cpu_model
@@ -47,8 +49,7 @@ class Search:
     Attributes:
         points: What its trials reached, in the order in which they ended: accuracy lost in points, then costs as
             shares of the dense model's.
-        seconds: When each of them ended, from the first one's start.
-        worst_points: Of a metric of accuracy.
+        seconds: When each of them ended, from the start of the run: tables that are measured before count.
     """
 
     controller: str
@@ -108,22 +109,17 @@ def read_search(folder: Path, controller: str, seed: int) -> Search:
     study: Any = optuna.load_study(study_name=run.study, storage=open_storage(folder, None))
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
     trials.sort(key=lambda trial: trial.datetime_complete)
-    dense = run.front["baseline"]["metrics"]
     names = run.front["objectives"]
-    base = {name: trials_of_dense(trials).get(name, dense[name]["value"]) for name in names}
-    start = min(trial.datetime_start for trial in trials)
+    dense = next(trial for trial in trials if not any(trial.params.values()))
+    # Of the split that trials are judged on, which is not that of the front.
+    base = {name: dense.user_attrs["metrics"][name]["value"] for name in names}
+    began = datetime.fromisoformat(load_report_data(run.path / REPORT_DATA).started)
     return Search(
         controller,
         seed,
         tuple(point_of(trial, names, base) for trial in trials),
-        tuple((trial.datetime_complete - start).total_seconds() for trial in trials),
+        tuple((trial.datetime_complete.astimezone(UTC) - began).total_seconds() for trial in trials),
     )
-
-
-def trials_of_dense(trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    """What the dense model measured as a trial, on the split that trials are judged on."""
-    dense = next(trial for trial in trials if not any(trial.params.values()))
-    return {name: metric["value"] for name, metric in dense.user_attrs["metrics"].items()}
 
 
 def point_of(trial: FrozenTrial, names: Sequence[str], base: Mapping[str, float]) -> Point:
