@@ -8,6 +8,8 @@ from html import escape
 from typing import Any
 
 NAMES, CELL, ROW, TOP = 260, 96, 20, 64
+# The title has to fit above few columns.
+LEAST_WIDTH, SWATCH = 760, 110
 # Shares of what a model that knows nothing loses: what is below the first changes nothing, the last is all of it.
 LEAST, MOST = 1e-4, 1.0
 # From nothing to all, light to dark.
@@ -23,7 +25,7 @@ def sensitivity_svg(data: Mapping[str, Any]) -> str:
     """
     rows: Sequence[Mapping[str, Any]] = data["decisions"]
     columns = max((len(row["options"]) for row in rows), default=0)
-    width, height = NAMES + columns * CELL + 24, TOP + len(rows) * ROW + 24
+    width, height = max(LEAST_WIDTH, NAMES + columns * CELL + 24), TOP + len(rows) * ROW + 24
     title = f"{data['task']}, {data['target']}: loss that an option adds alone, as a share of knowing nothing"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -44,7 +46,7 @@ def sensitivity_svg(data: Mapping[str, Any]) -> str:
 def _legend() -> list[str]:
     parts = []
     for place, share in enumerate((LEAST, 1e-3, 1e-2, 1e-1, MOST)):
-        x = 12 + place * 80
+        x = 12 + place * SWATCH
         parts.append(f'<rect x="{x}" y="34" width="14" height="14" fill="{_colour(share)}" stroke="#999"/>')
         text = f"{'at most ' if share == LEAST else ''}{share:.4g}"
         parts.append(f'<text x="{x + 18}" y="45">{text}</text>')
