@@ -64,7 +64,7 @@ def search(
     ] = "accuracy,size_bytes,latency_ms",
     constraint: Constraints = None,
     controller: Annotated[
-        str, typer.Option(help="planned, tpe, nsga2, nsga3, gp, evolution, ilp, amc, jitter or random.")
+        str, typer.Option(help="planned, tpe, tpe-seeded, nsga2, nsga3, gp, evolution, ilp, amc, jitter or random.")
     ] = "planned",
     seed: Annotated[int, typer.Option(help="The same seed gives the same plans.")] = 0,
     precision: Annotated[str | None, typer.Option(help="What unquantized layers run in.")] = None,

@@ -36,7 +36,7 @@ from autocompress.search.controllers import CONTROLLERS
 from autocompress.targets.calibrate import cpu_model
 
 AT = (5, 10, 15, 25, 50)
-RIVALS = ("random", "tpe", "nsga2", "jitter")
+RIVALS = ("random", "tpe", "nsga2", "jitter", "tpe-seeded")
 # Below the dense model's accuracy by more than this a plan counts for nothing, in its points.
 WORST_POINTS = 10.0
 Point = tuple[float, ...]

@@ -19,6 +19,7 @@ from autocompress.run.weights import checkpoint_path
 from autocompress.search.controller import Controller
 from autocompress.search.outlook import WORST_LOST
 from autocompress.search.record import Objective, Record, too_far
+from autocompress.search.seeded import ASKED
 
 LOG = logging.getLogger("autocompress")
 # Plans that the tables refuse cost almost nothing, but a space that has no feasible plan must end.
@@ -181,7 +182,7 @@ class _Loop:
         if known is None:
             return None
         later = [replace(record, state="running", metrics={}) for record in records[len(known) :]]
-        return self._trials.controller.ask([*known, *later]), "search"
+        return self._trials.controller.ask([*known, *later]), ASKED
 
     def _known(self, records: Sequence[Record]) -> Sequence[Record] | None:
         """The trials that the next one may depend on; None while one of them is still open."""

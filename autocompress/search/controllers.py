@@ -15,13 +15,20 @@ from autocompress.search.oneshot import OneShotController, Tables
 from autocompress.search.record import Objective
 from autocompress.search.samplers import SAMPLERS, SamplerController
 from autocompress.search.scalarised import GaussianController
+from autocompress.search.seeded import SeededController
 
 Objectives = tuple[Objective, ...]
 Make = Callable[[Space, Objectives, int, Tables], Controller]
+_SEEDS = 8
 
 
 def _sampler(name: str) -> Make:
     return lambda space, objectives, seed, _: SamplerController(name, space, objectives, seed)
+
+
+def _seeded(space: Space, objectives: Objectives, seed: int, tables: Tables) -> Controller:
+    first = OneShotController(space, objectives, seed, tables)
+    return SeededController(first, SamplerController("tpe", space, objectives, seed), _SEEDS)
 
 
 # Waves of plans from measured effects come before what the controller of this name asks for.
@@ -29,6 +36,7 @@ PLANNED = "planned"
 CONTROLLERS: dict[str, Make] = {
     PLANNED: _sampler("tpe"),
     **{name: _sampler(name) for name in SAMPLERS},
+    "tpe-seeded": _seeded,
     "jitter": lambda space, _, seed, __: JitterController(space, seed),
     "gp": lambda space, objectives, seed, _: GaussianController(space, objectives, seed),
     "evolution": EvolutionController,
@@ -37,7 +45,7 @@ CONTROLLERS: dict[str, Make] = {
 }
 DEFAULT_CONTROLLER = PLANNED
 # What single options do is measured for these before the first trial.
-WITH_TABLES = ("evolution", "ilp")
+WITH_TABLES = ("evolution", "ilp", "tpe-seeded")
 
 
 def no_tables() -> tuple[Effects, Sensitivity]:
