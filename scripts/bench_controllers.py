@@ -1,4 +1,4 @@
-"""Compares controllers on one task: `python scripts/bench_controllers.py FOLDER --task digits --seeds 3`.
+"""Compares controllers on one task: `python scripts/bench_controllers.py FOLDER --task digits --seeds 0 1 2`.
 
 Every controller searches with every seed by `autocompress search`, in a folder of its own: the same space, the same
 training of a trial, the same uniform plans first. A search that is complete is not run again, one that was interrupted
@@ -97,6 +97,9 @@ def search(folder: Path, controller: str, seed: int, arguments: argparse.Namespa
     command += ["--task", arguments.task, "--target", arguments.target, "--space", arguments.space]
     command += ["--budget", str(arguments.budget), "--output", str(folder)]
     command += ["--final-epochs", "0", "--final-points", "1"]
+    for option in ("short_steps", "validation_samples"):
+        value = getattr(arguments, option)
+        command += [f"--{option.replace('_', '-')}", str(value)] if value is not None else []
     print(f"{controller}, seed {seed}", file=sys.stderr, flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.log").open("w") as log:
@@ -169,12 +172,14 @@ def main() -> None:
     parser.add_argument("--target", default="jetson-nano")
     parser.add_argument("--space", default="joint")
     parser.add_argument("--budget", type=int, default=50)
-    parser.add_argument("--seeds", type=int, default=3, help="so many, from 0")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--short-steps", type=int, help="of a trial; a search's own by default")
+    parser.add_argument("--validation-samples", type=int, help="that a trial is judged on; all by default")
     parser.add_argument("--controllers", nargs="+", default=list(CONTROLLERS), choices=list(CONTROLLERS))
     arguments = parser.parse_args()
     found = []
     # Seed by seed, so that what was done before an interruption compares all.
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         for controller in arguments.controllers:
             folder = arguments.folder / f"{controller}-{seed}"
             search(folder, controller, seed, arguments)
@@ -182,7 +187,7 @@ def main() -> None:
     for kind, *_ in KINDS:
         table(found, kind)
     facts = ", ".join(f"{name} {value}" for name, value in versions().items())
-    print(f"\nSeeds 0 to {arguments.seeds - 1}; {cpu_model()}; {facts}.")
+    print(f"\nSeeds {', '.join(map(str, arguments.seeds))}; {cpu_model()}; {facts}.")
 
 
 if __name__ == "__main__":

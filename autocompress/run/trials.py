@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -50,9 +51,8 @@ class Trials:
         executor: Does the work.
         baselines: `(label, vector)` to run first, in this order, but for those that go further than one that lost
             too much to come back.
-        planned: More of them, put together from what is measured, given the records of the baselines and of all
-            waves before.
-        waves: How often plans are put together.
+        planned: More of them, put together from what is measured, given the records of all before.
+        waves: How often plans are put together: after the first baseline, and then after the last one.
         dense: Metrics of the dense model that constraints are relative to.
         checkpoints: Folder for the weights of every complete trial.
     """
@@ -86,6 +86,25 @@ def run_trials(trials: Trials, budget: Budget) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """Plans that come one after another, `(label, vector)`.
+
+    Attributes:
+        is_checked: Those that go further than one that lost too much are left out.
+    """
+
+    plans: Sequence[tuple[str, Vector]]
+    is_checked: bool
+
+
+def _stages(baselines: Sequence[tuple[str, Vector]], waves: int) -> deque[_Stage | None]:
+    """What comes before a controller asks; None stands for a wave, which is put together when its turn comes."""
+    first = baselines[:1] if waves else baselines
+    stages: list[_Stage | None] = [_Stage(first, True), _Stage(baselines[len(first) :], True)]
+    return deque([stages[0], *[None] * min(1, waves), stages[1], *[None] * (waves - 1)])
+
+
 class _Loop:
     """One stretch of a search, from its start or from where another process left it."""
 
@@ -95,9 +114,8 @@ class _Loop:
         self._started = time.monotonic()
         self._again = [(vector, label) for _, vector, label in trials.study.requeue_lost()]
         self._running: dict[str, TrialJob] = {}
-        self._baselines = list(trials.baselines)
-        self._planned: list[tuple[str, Vector]] = []
-        self._waves_left = trials.waves
+        self._stages = _stages(trials.baselines, trials.waves)
+        self._before: set[Vector] = set()
 
     def more(self) -> bool:
         """Keeps the workers busy; False if nothing runs and nothing is left to start."""
@@ -143,38 +161,31 @@ class _Loop:
             if not running:
                 trials.listener.say(f"every one of the {trials.space.size} plans was tried")
             return None
-        if self._baselines:
-            known = self._known(records)
+        while self._stages:
+            stage = self._stages[0]
+            if stage is None:
+                if running:
+                    # A wave depends on all before it, and measuring what to plan takes all workers.
+                    return None
+                self._stages[0] = self._wave(records)
+                continue
+            known = self._known(records) if stage.is_checked else []
             if known is None:
                 return None
-            asked = self._baseline(known, tried)
-            if asked is not None:
-                return asked
-        while True:
-            for label, vector in self._planned:
-                if vector not in tried:
+            for label, vector in stage.plans:
+                if vector not in tried and not (stage.is_checked and self._is_too_far(vector, known)):
                     return vector, label
-            if not self._waves_left:
-                return self._asked(records)
-            if running:
-                # A wave depends on all before it, and measuring what to plan takes all workers.
-                return None
-            self._plan(records)
+            self._before.update(vector for _, vector in stage.plans)
+            self._stages.popleft()
+        return self._asked(records)
 
-    def _baseline(self, known: Sequence[Record], tried: Collection[Vector]) -> tuple[Vector, str] | None:
-        """The next baseline that does not go further than one that lost too much to come back; None after the last."""
-        trials = self._trials
-        while self._baselines:
-            label, vector = self._baselines.pop(0)
-            if vector not in tried and not too_far(vector, known, trials.study.objectives, trials.dense, WORST_LOST):
-                return vector, label
-        return None
+    def _is_too_far(self, vector: Vector, known: Sequence[Record]) -> bool:
+        """Whether a plan goes further than one that lost too much to come back."""
+        return too_far(vector, known, self._trials.study.objectives, self._trials.dense, WORST_LOST)
 
-    def _plan(self, records: Sequence[Record]) -> None:
+    def _wave(self, records: Sequence[Record]) -> _Stage:
         """One more wave; what else was tried does not count, so that a run that goes on plans the same."""
-        before = {vector for _, vector in (*self._trials.baselines, *self._planned)}
-        self._planned += self._trials.planned([record for record in records if record.vector in before])
-        self._waves_left -= 1
+        return _Stage(self._trials.planned([record for record in records if record.vector in self._before]), False)
 
     def _asked(self, records: Sequence[Record]) -> tuple[Vector, str] | None:
         """What the controller asks for, None while what it depends on is not yet known."""

@@ -123,6 +123,23 @@ def test_every_wave_knows_the_baselines_and_all_waves_before(tmp_path: Path, con
     assert labels == ["dense", "wave 0", "wave 1", "wave 2", "search"]
 
 
+def test_other_baselines_come_after_the_first_wave(tmp_path: Path, context: Context) -> None:
+    space = tiny_space(context)
+    baselines = (("dense", space.dense_vector), ("middle", space.centre_vector), ("far", space.extreme_vector))
+    vectors = iter((*[0] * (len(space.decisions) - 1), index) for index in (1, 2))
+    asked: list[list[str]] = []
+
+    def planned(records: Sequence[Record]) -> list[tuple[str, Vector]]:
+        asked.append([record.label for record in records])
+        return [(f"wave {len(asked) - 1}", next(vectors))]
+
+    trials = replace(make_trials(tmp_path, context, baselines=baselines), planned=planned, waves=2)
+    assert run_trials(trials, Budget(trials=6))
+    labels = [record.label for record in trials.study.records()]
+    assert labels == ["dense", "wave 0", "middle", "far", "wave 1", "search"]
+    assert asked == [["dense"], ["dense", "wave 0", "middle", "far"]]
+
+
 def test_more_trials_go_on_where_the_last_ones_ended(tmp_path: Path, context: Context) -> None:
     whole = make_trials(tmp_path / "whole", context)
     assert run_trials(whole, Budget(trials=5))
