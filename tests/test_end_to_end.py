@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 import torch
 import yaml
+from scipy.stats import spearmanr
 from torch import Tensor
 
 import autocompress
@@ -25,6 +26,7 @@ from autocompress.config import resume, search, wire
 from autocompress.core.metric import OBJECTIVES, Metric
 from autocompress.core.pareto import dominates
 from autocompress.core.plan import Plan
+from autocompress.emit.report_data import load_report_data
 from autocompress.run import drive
 from autocompress.run.folder import Run
 from autocompress.run.settings import SearchConfig, read_config
@@ -245,6 +247,24 @@ def test_a_report_stands_alone(places: Places, case: Case) -> None:
     assert "@import" not in text
     for point in run.points:
         assert point["id"] in text
+
+
+def test_a_report_says_how_well_one_fidelity_foretells_the_next(places: Places, tmp_path: Path) -> None:
+    shutil.copytree(places.run(Case("classify", "jetson-nano")).path, tmp_path / "run")
+    run = resume(tmp_path / "run", "+2")
+    found = load_report_data(run.path / "report.json").fidelity_correlations or {}
+    reached = {r.vector: r.metrics["accuracy"].value for r in records(run) if r.state == "complete"}
+    halfway = {record.vector: record.halfway for record in records(run)}
+    lines = [json.loads(line) for line in (run.path / "sensitivity.jsonl").read_text().splitlines()[1:]]
+    untrained = {tuple(map(int, line["plan"].split(","))): -line["loss"] for line in lines}
+    assert len(set(reached.values())) > 1
+    for name, before in (("halfway to short", halfway), ("untrained to short", untrained)):
+        pairs = [(before[vector], after) for vector, after in reached.items() if vector in before]
+        assert len(pairs) > 2, name
+        if min(len(set(side)) for side in zip(*pairs, strict=True)) > 1 and len(pairs) > 3:
+            assert found[name] == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic)
+        else:
+            assert name not in found
 
 
 def test_more_trials_keep_the_finished_ones(places: Places, tmp_path: Path) -> None:

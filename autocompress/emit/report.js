@@ -252,7 +252,7 @@
     const host = byId("trial-chart"), m = metricOf[state.trialMetric];
     if (!host) return;
     const done = data.trials.filter((t) => t.state === "complete" && m && m.name in t.metrics);
-    const lanes = ["infeasible", "failed"].filter((name) => data.trials.some((t) => t.state === name));
+    const lanes = ["stopped", "infeasible", "failed"].filter((name) => data.trials.some((t) => t.state === name));
     const bottom = 46 + 24 * lanes.length, height = 240 + bottom;
     const { svg, toX, toY, width } = frame(host, height, 74, data.trials.map((t) => t.number), done.map((t) => t.metrics[m.name]),
       { unit: "", text: "trial" }, { unit: m ? m.unit : "", text: m ? axisText(m) : "", floor: height - 46 }, bottom);
@@ -264,7 +264,7 @@
       const x = toX(t.number), lane = lanes.indexOf(t.state), y = 260 + 24 * lane;
       const values = Object.entries(t.metrics).map(([name, value]) => `${metricOf[name].title}: ${format(value, metricOf[name].unit)}`);
       const on = hover([`trial ${t.number}, ${t.state}, ${t.fidelity}`, t.label, ...values, t.error].filter(Boolean).join("\n"));
-      if (t.state === "infeasible") svg.append(make("circle", { class: "infeasible", cx: x, cy: y, r: 4, "pointer-events": "all", ...on }));
+      if (["stopped", "infeasible"].includes(t.state)) svg.append(make("circle", { class: t.state, cx: x, cy: y, r: 4, "pointer-events": "all", ...on }));
       else if (t.state === "failed") svg.append(make("path", { class: "failed", d: `M${x - 4} ${y - 4}l8 8m0 -8l-8 8`, "pointer-events": "bounding-box", ...on }));
       else if (done.includes(t)) svg.append(make("circle", { class: `trial ${t.fidelity}${t.front ? " best" : ""}`, cx: x, cy: toY(t.metrics[m.name]), r: t.front ? 5 : 4, ...on }));
     }

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from autocompress.core.metric import Metric
 from autocompress.core.target import LatencyEstimate
 from autocompress.emit.charts import Axis, Mark, format_number, format_value, front_svg, metric_title
-from autocompress.emit.report_data import PointRow, ReportData, TrialRow
+from autocompress.emit.report_data import TRIAL_STATES, PointRow, ReportData, TrialRow
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,7 @@ def _payload_trial(trial: TrialRow) -> dict[str, Any]:
 
 def _trial_counts(trials: Sequence[TrialRow]) -> str:
     states = [trial.state for trial in trials]
-    parts = [f"{states.count(state)} {state}" for state in ("complete", "infeasible", "failed") if state in states]
+    parts = [f"{states.count(state)} {state}" for state in TRIAL_STATES if state in states]
     return ", ".join(parts)
 
 

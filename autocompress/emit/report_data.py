@@ -15,7 +15,7 @@ from autocompress.errors import InputError, nearest
 
 FORMAT = "autocompress-report"
 VERSION = 1
-TRIAL_STATES = ("complete", "infeasible", "failed")
+TRIAL_STATES = ("complete", "stopped", "infeasible", "failed")
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ class PointRow:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial: `complete`, `infeasible` (the tables refused it, it was never trained) or `failed`.
+    """One trial: `complete`, `stopped` (half way, since others beat it), `infeasible` (the tables refused it, it was
+    never trained) or `failed`.
 
     Attributes:
-        error: Why it is infeasible or failed, or None.
+        error: Why it is not complete, or None.
         on_front: True if no other trial at its fidelity dominates it.
     """
 

@@ -63,8 +63,9 @@ def finetune(
     training: Training,
     progress: Callable[[int, int], None] | None = None,
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> None:
-    """Trains `model` in place; it comes back in evaluation mode on the CPU.
+    halfway: Callable[[nn.Module], bool] | None = None,
+) -> bool:
+    """Trains `model` in place; it comes back in evaluation mode on the CPU. False if it was stopped half way.
 
     Models with BatchNorm are trained by SGD with Nesterov momentum, others by AdamW at a tenth of the rate; the rate
     warms up over one step in twenty and falls to zero along a cosine.
@@ -76,15 +77,17 @@ def finetune(
         training: How.
         progress: Called with the steps done and their total.
         turn: What each step is done under.
+        halfway: Called after half of the steps with a model that computes the same; False stops the training.
 
     Raises:
         RunError: the loss is not finite.
     """
     if training.steps <= 0:
-        return
+        return True
     with rectified(model) if isinstance(model, fx.GraphModule) else nullcontext(model) as trained:
-        _train(trained, teacher, task, training, progress, turn)
+        goes_on = _train(trained, teacher, task, training, progress, turn, halfway)
     model.eval()
+    return goes_on
 
 
 def _train(
@@ -94,7 +97,8 @@ def _train(
     training: Training,
     progress: Callable[[int, int], None] | None,
     turn: Callable[[], AbstractContextManager[None]],
-) -> None:
+    halfway: Callable[[nn.Module], bool] | None,
+) -> bool:
     device = torch.device(training.device)
     form = layout(model, device)
     _move(model, device, form)
@@ -126,6 +130,9 @@ def _train(
             schedule.step()
             if progress is not None:
                 progress(step + 1, training.steps)
+            if halfway is not None and 2 * (step + 1) == training.steps + training.steps % 2 and not halfway(model):
+                return False
+        return True
     finally:
         _move(model, torch.device("cpu"), torch.contiguous_format)
         model.eval()

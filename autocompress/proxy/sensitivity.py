@@ -162,6 +162,10 @@ class Effects:
                 progress(done + 1, len(todo))
         return [self._known[_name(vector)] for vector in vectors]
 
+    def known(self, vector: Vector) -> Effect | None:
+        """The effect of a plan if it was measured; nothing is measured for it."""
+        return self._known.get(_name(vector))
+
     def costs_of(self, vector: Vector) -> dict[str, float] | None:
         """What a plan costs by the tables, its loss left unmeasured; None if it cannot be applied."""
         return self._meter.costs(vector)

@@ -6,7 +6,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +17,12 @@ from autocompress.core.space import Space, Vector
 from autocompress.errors import AutoCompressError
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_plan
-from autocompress.proxy.evaluate import evaluate
+from autocompress.proxy.evaluate import StoppedError, evaluate
 from autocompress.proxy.sensitivity import Effect, Meter
 from autocompress.run.finish import Point, emit_point
 from autocompress.run.weights import load_weights, point_path, save_weights
-from autocompress.search.record import Record
+from autocompress.search.record import Objective, Record
+from autocompress.search.stopping import CONTINUE, at_best, decide
 
 LOG = logging.getLogger("autocompress")
 Progress = Callable[[int, int], None]
@@ -103,6 +104,8 @@ class TrialJob:
     Attributes:
         dense: Metrics of the dense model that constraints are relative to.
         checkpoint: Where the trained weights go.
+        objectives: Of the run.
+        known: Other trials, by which this one is stopped half way; none for one that runs to its end.
     """
 
     number: int
@@ -111,6 +114,8 @@ class TrialJob:
     constraints: tuple[Constraint, ...]
     dense: Mapping[str, Metric]
     checkpoint: Path
+    objectives: tuple[Objective, ...] = ()
+    known: tuple[Record, ...] = ()
 
     def __call__(self, shared: Shared, progress: Progress) -> Record:
         """Asks the tables, then trains and measures."""
@@ -123,8 +128,11 @@ class TrialJob:
                 seconds = {"tables": time.perf_counter() - start}
                 return self._record("infeasible", "cost", cost.metrics, seconds, refusal)
             tables = time.perf_counter() - start
-            result = evaluate(plan, "short", shared.context, progress=progress)
+            half = _Half(self, cost.metrics, shared.context.task.metric_unit)
+            result = evaluate(plan, "short", shared.context, progress=progress, halfway=half.goes_on)
             save_weights(self.checkpoint, result)
+        except StoppedError as error:
+            return half.stopped(str(error), {"tables": tables, "train": time.perf_counter() - start - tables})
         except Exception as error:  # noqa: BLE001  # whatever a trial raises is its result, not the end of the search
             LOG.error("trial %d failed: %s\n%s", self.number, error, traceback.format_exc())
             return self.failed(one_line(error), time.perf_counter() - start)
@@ -132,7 +140,8 @@ class TrialJob:
         told = ", ".join(f"{name} {metric.value:g}" for name, metric in result.metrics.items())
         LOG.info("trial %d (%s): %s", self.number, self.label, told)
         seconds = {"tables": tables, **result.seconds}
-        return self._record("complete", "short", result.metrics, seconds, violated, tuple(result.notes))
+        record = self._record("complete", "short", result.metrics, seconds, violated, tuple(result.notes))
+        return replace(record, halfway=half.value)
 
     def failed(self, why: str, seconds: float = 0.0) -> Record:
         """The record of this trial where it came to nothing."""
@@ -148,6 +157,33 @@ class TrialJob:
         notes: tuple[str, ...] = (),
     ) -> Record:
         return Record(self.number, self.label, self.vector, state, fidelity, dict(metrics), seconds, error, notes)
+
+
+class _Half:
+    """A trial after half of its training."""
+
+    def __init__(self, job: TrialJob, costs: Mapping[str, Metric], unit: str) -> None:
+        self._job, self._costs, self._unit = job, costs, unit
+        self.value: float | None = None
+
+    def goes_on(self, value: float) -> bool:
+        """Keeps the accuracy so far; False if others beat the trial whatever its second half brings."""
+        self.value = value
+        return decide(self._job.known, self._record, self._job.objectives) == CONTINUE
+
+    def stopped(self, why: str, seconds: Mapping[str, float]) -> Record:
+        """The record of a trial that does not go on, with what it would have reached at best."""
+        best = at_best(self._job.known, self._record, self._job.objectives)
+        told = f"{why}: others are better in everything, whatever the rest would bring"
+        return replace(self._record, state="stopped", metrics=best or {}, seconds=seconds, error=told)
+
+    @property
+    def _record(self) -> Record:
+        metrics = dict(self._costs)
+        if self.value is not None:
+            metrics["accuracy"] = Metric.exact(self.value, self._unit)
+        job = self._job
+        return Record(job.number, job.label, job.vector, "running", "halfway", metrics, {}, halfway=self.value)
 
 
 def refused_by(

@@ -15,7 +15,9 @@ from autocompress.core.plan import Student
 from autocompress.core.target import Profile
 from autocompress.emit.report_data import PointRow, ReportData, TaskInfo, TrialRow
 from autocompress.proxy.context import Context
+from autocompress.proxy.sensitivity import Effects
 from autocompress.run.finish import Point
+from autocompress.run.folder import SENSITIVITY
 from autocompress.search.record import Record, front_of
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def report_input(
         trials=tuple(_trial_row(record, record.number in on_front) for record in records),
         untouched=_untouched(driver),
         latency={point.id: point.latency for point in (baseline, *front)},
-        fidelity_correlations=_correlations(records, points),
+        fidelity_correlations=_correlations(driver, records, points),
     )
 
 
@@ -145,13 +147,28 @@ def _untouched(driver: Driver) -> tuple[tuple[str, str], ...]:
     return tuple((name, str(why)) for name, why in rows)
 
 
-def _correlations(records: Sequence[Record], points: Sequence[Point]) -> dict[str, float] | None:
-    """Rank correlation between what trials promised and what the final models reached on the same split."""
-    promised = {record.number: record.metrics["accuracy"].value for record in records if "accuracy" in record.metrics}
-    pairs = [(promised[point.trial], point.validation) for point in points if point.trial in promised]
-    if len(pairs) < _CORRELATED or len({a for a, _ in pairs}) < 2 or len({b for _, b in pairs}) < 2:
+def _correlations(driver: Driver, records: Sequence[Record], points: Sequence[Point]) -> dict[str, float] | None:
+    """Rank correlation between each fidelity and the next, over what reached both; all on the validation split."""
+    done = [record for record in records if record.state == "complete" and "accuracy" in record.metrics]
+    sign = 1.0 if driver.context.task.higher_is_better else -1.0
+    reached = {record.number: sign * record.metrics["accuracy"].value for record in done}
+    halfway = [(sign * record.halfway, reached[record.number]) for record in done if record.halfway is not None]
+    full = [(reached[point.trial], sign * point.validation) for point in points if point.trial in reached]
+    untrained = []
+    if (driver.folder / SENSITIVITY).is_file():
+        effects = Effects(driver.shared.meter, driver.folder / SENSITIVITY)
+        told = ((effects.known(record.vector), reached[record.number]) for record in done)
+        untrained = [(-effect.loss, accuracy) for effect, accuracy in told if effect is not None]
+    named = {"untrained to short": untrained, "halfway to short": halfway, "short to full": full}
+    found = {name: _rank_correlation(pairs) for name, pairs in named.items()}
+    return {name: value for name, value in found.items() if value is not None} or None
+
+
+def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Spearman's; None for too few pairs, or where one side is all the same."""
+    if len(pairs) < _CORRELATED or any(len(set(side)) < 2 for side in zip(*pairs, strict=True)):
         return None
-    return {"short to full": float(spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic)}
+    return float(spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic)
 
 
 def _profile(context: Context) -> Profile:

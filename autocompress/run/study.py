@@ -127,6 +127,7 @@ class Study:
             "seconds": dict(record.seconds),
             "error": record.error,
             "notes": list(record.notes),
+            "halfway": record.halfway,
         }
         with uninterrupted():
             for key, value in results.items():
@@ -186,4 +187,5 @@ class Study:
             seconds=dict(attributes.get("seconds", {})),
             error=attributes.get("error"),
             notes=tuple(attributes.get("notes", ())),
+            halfway=attributes.get("halfway"),
         )

@@ -21,6 +21,7 @@ from autocompress.search.controller import Controller
 from autocompress.search.outlook import WORST_LOST
 from autocompress.search.record import Objective, Record, too_far
 from autocompress.search.seeded import ASKED
+from autocompress.search.stopping import telling_of
 
 LOG = logging.getLogger("autocompress")
 # Plans that the tables refuse cost almost nothing, but a space that has no feasible plan must end.
@@ -139,12 +140,29 @@ class _Loop:
 
     def _start(self, vector: Vector, label: str) -> None:
         trials = self._trials
+        judges = self._judges(vector, label)
         number = trials.study.start(vector, label)
         path = checkpoint_path(trials.checkpoints, number)
-        job = TrialJob(number, vector, label, trials.constraints, trials.dense, path)
+        objectives = trials.study.objectives
+        job = TrialJob(number, vector, label, trials.constraints, trials.dense, path, objectives, judges)
         key = f"trial {number}"
         self._running[key] = job
         trials.executor.start(key, job)
+
+    def _judges(self, vector: Vector, label: str) -> tuple[Record, ...]:
+        """The trials by which one is stopped half way: none for baselines, which are there to be compared with.
+
+        Only those that had ended for certain, so that the same seed and workers stop the same trials.
+        """
+        trials = self._trials
+        if any(vector == baseline for _, baseline in trials.baselines):
+            return ()
+        records = trials.study.records()
+        if label == ASKED:
+            known = records[: decided_by(len(records), trials.executor.workers)]
+        else:
+            known = [record for record in records if record.vector in self._before]
+        return telling_of(known, trials.study.objectives)
 
     def _next(self) -> tuple[Vector, str] | None:
         """What to start, None if nothing is, now or ever."""
@@ -208,7 +226,7 @@ class _Loop:
 
 def _counted(records: Sequence[Record]) -> list[Record]:
     """The trials that the budget pays for."""
-    return [record for record in records if record.state in ("complete", "failed")]
+    return [record for record in records if record.state in ("complete", "stopped", "failed")]
 
 
 def _open(records: Sequence[Record]) -> list[Record]:

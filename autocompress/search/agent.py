@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from autocompress.core.decision import KINDS
 from autocompress.core.space import Space, Vector
 from autocompress.search.controller import mix, new_vector, scaled_losses, telling
-from autocompress.search.record import Objective, Record
+from autocompress.search.record import TELLING, Objective, Record
 
 _FIRST = 10
 _STEPS = 150
@@ -46,7 +46,7 @@ class AgentController:
 
     def ask(self, history: Sequence[Record]) -> Vector:
         """The next plan: random at first, then the walk of an agent that has seen all trials."""
-        done = [record for record in history if record.state == "complete"]
+        done = [record for record in history if record.state in TELLING]
         if len(done) < _FIRST:
             return new_vector(self.space, history, self.seed, lambda rng, _: self.space.random(rng))
         with torch.random.fork_rng(devices=[]), torch.enable_grad():

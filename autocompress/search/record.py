@@ -9,7 +9,9 @@ from autocompress.core.metric import Metric
 from autocompress.core.pareto import non_dominated
 from autocompress.core.space import Vector
 
-STATES = ("running", "complete", "infeasible", "failed")
+STATES = ("running", "complete", "stopped", "infeasible", "failed")
+# What controllers learn from.
+TELLING = ("complete", "stopped")
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,13 @@ class Record:
     Attributes:
         label: Name of a baseline, or what asked for the plan.
         vector: The plan as option indices of the space.
-        state: One of `STATES`; `infeasible` means that the tables refused it and it was never trained.
-        metrics: What was measured; from tables alone where infeasible, empty where failed.
+        state: One of `STATES`; `infeasible` means that the tables refused it and it was never trained, `stopped` that
+            its training ended half way, since others beat it.
+        metrics: What was measured; from tables alone where infeasible, what it would reach at best where stopped, empty
+            where failed.
         seconds: Wall time by phase.
-        error: Why it is infeasible or failed.
+        error: Why it is infeasible, stopped or failed.
+        halfway: Accuracy on some samples after half of the training; None where it was not looked at.
     """
 
     number: int
@@ -34,6 +39,7 @@ class Record:
     seconds: Mapping[str, float]
     error: str | None = None
     notes: tuple[str, ...] = ()
+    halfway: float | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from autocompress.core.space import Space, Vector
 from autocompress.search.controller import mix, new_vector
-from autocompress.search.record import Objective, Record, losses
+from autocompress.search.record import TELLING, Objective, Record, losses
 
 POPULATION = 16
 _GENERATIONS = {"nsga2": "NSGAIISampler:generation", "nsga3": "NSGAIIISampler:generation"}
@@ -75,11 +75,11 @@ class _Memory:
         self._study = self._new_study()
 
     def follow(self, history: Sequence[Record]) -> None:
-        """Tells what is new. Samplers learn of complete trials alone, so others are left out."""
+        """Tells what is new. Samplers learn of trials with results alone, so others are left out."""
         complete = [
             (index, record.vector, losses(self._objectives, record.metrics))
             for index, record in enumerate(history)
-            if record.state == "complete"
+            if record.state in TELLING
         ]
         if complete[: len(self._told)] != self._told:
             self._told, self._study = [], self._new_study()

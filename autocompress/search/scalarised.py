@@ -23,7 +23,7 @@ from autocompress.core.pareto import non_dominated
 from autocompress.core.space import Space, Vector
 from autocompress.search.controller import new_vector, scaled_losses, telling
 from autocompress.search.jitter import jittered
-from autocompress.search.record import Objective, Record
+from autocompress.search.record import TELLING, Objective, Record
 
 _FIRST = 8
 # A process of more trials takes seconds.
@@ -47,7 +47,7 @@ class GaussianController:
 
     def ask(self, history: Sequence[Record]) -> Vector:
         """The next plan: jittered at first, then the candidate that promises most."""
-        done = [record for record in history if record.state == "complete"]
+        done = [record for record in history if record.state in TELLING]
         if len(done) < _FIRST:
             return new_vector(self.space, history, self.seed, lambda rng, _: jittered(self.space, rng))
         return new_vector(self.space, history, self.seed, lambda rng, _: self._best(history, done, rng))

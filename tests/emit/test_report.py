@@ -15,6 +15,7 @@ from autocompress.core.target import KernelEstimate, LatencyEstimate, Precision,
 from autocompress.emit.charts import Axis, Mark, format_number, format_tick, format_value, front_steps, front_svg, ticks
 from autocompress.emit.report import findings, render_report
 from autocompress.emit.report_data import (
+    TRIAL_STATES,
     LayerRow,
     PointRow,
     ReportData,
@@ -114,7 +115,7 @@ def estimate(rng: random.Random, ms: float, rows: tuple[LayerRow, ...]) -> Laten
 def trial(rng: random.Random, number: int, quality: str, unit: str, sign: int, dense: float) -> TrialRow:
     hardness = rng.random()
     name = f"prune {hardness:.2f}, {rng.choice((3, 4, 6, 8))} bit weights"
-    state = rng.choices(("complete", "infeasible", "failed"), (8, 2, 0.4))[0]
+    state = rng.choices(("complete", "infeasible", "stopped", "failed"), (8, 2, 1, 0.4))[0]
     all_metrics = metrics(
         quality,
         unit,
@@ -325,7 +326,7 @@ def test_numbers_shown_equal_the_data():
         for name, size in row.files.items():
             assert f"{name} {format_value(size, 'bytes')}" in page.text
     states = [trial.state for trial in data.trials]
-    assert f"{states.count('complete')} complete, {states.count('infeasible')} infeasible" in page.text
+    assert ", ".join(f"{states.count(state)} {state}" for state in TRIAL_STATES if state in states) in page.text
     assert [(t["number"], t["state"]) for t in drawn["trials"]] == [(t.number, t.state) for t in data.trials]
     for said in (*data.task.splits, *data.constraints, *data.versions.values(), data.command, *PROFILE.notes):
         assert said in page.text

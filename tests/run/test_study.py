@@ -28,7 +28,7 @@ def results() -> list[Record]:
         Record(1, "uniform w8", (0, 1), "complete", "short", METRICS, seconds, "size<=30% is not met"),
         Record(2, "search", (1, 2), "infeasible", "cost", {"size_bytes": METRICS["size_bytes"]}, {}, "too large"),
         Record(3, "search", (1, 0), "failed", "short", {}, {"apply": 0.5}, "RuntimeError: no"),
-        Record(4, "search", (1, 0), "complete", "short", METRICS, seconds),
+        Record(4, "search", (1, 0), "complete", "short", METRICS, seconds, halfway=88.5),
     ]
 
 
@@ -47,7 +47,7 @@ def test_what_is_written_is_read_back_by_whoever_opens_it(tmp_path: Path) -> Non
     assert (tmp_path / "study.journal").is_file()
 
 
-@pytest.mark.parametrize("written", range(7))
+@pytest.mark.parametrize("written", range(8))
 def test_a_trial_whose_results_were_cut_off_is_still_running(
     written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -138,6 +139,32 @@ def test_other_baselines_come_after_the_first_wave(tmp_path: Path, context: Cont
     labels = [record.label for record in trials.study.records()]
     assert labels == ["dense", "wave 0", "middle", "far", "wave 1", "search"]
     assert asked == [["dense"], ["dense", "wave 0", "middle", "far"]]
+
+
+def test_a_trial_that_others_beat_is_stopped_half_way(tmp_path: Path, context: Context) -> None:
+    space, patient = tiny_space(context), replace(context, effort=replace(context.effort, short_steps=8))
+    # What eight other plans reached: as small as nothing, and as good as the dense model in the end.
+    known = [(*[0] * (len(space.decisions) - 1), 0), *itertools.islice(itertools.product(*[[1, 2]] * 5), 8)]
+    trials = make_trials(tmp_path, patient)
+    for vector in known:
+        number, lossless = trials.study.start(vector, "told"), not any(vector)
+        metrics = {name: Metric.exact(0.1, unit) for name, unit in (("size_bytes", "bytes"), ("latency_ms", "ms"))}
+        metrics["accuracy"] = Metric.exact(100.0, "percent")
+        trials.study.finish(
+            Record(number, "told", vector, "complete", "short", metrics, {}, halfway=1000.0 if lossless else 0.0)
+        )
+    controller = SimpleNamespace(ask=lambda history: space.extreme_vector)
+    assert run_trials(replace(trials, controller=controller), Budget(trials=len(known) + 1))
+    record = trials.study.records()[-1]
+    assert (record.state, record.fidelity) == ("stopped", "halfway")
+    assert "others are better in everything" in str(record.error)
+    assert record.metrics["accuracy"].origin == "surrogate"
+    assert set(record.seconds) == {"tables", "train"}
+    assert not checkpoint_path(trials.checkpoints, record.number).exists()
+    # A baseline runs to its end, whatever others reached.
+    again = replace(trials, baselines=(("nearly the same", (*space.extreme_vector[:-1], 1)),))
+    assert run_trials(again, Budget(trials=len(known) + 2))
+    assert again.study.records()[-1].state == "complete"
 
 
 def test_more_trials_go_on_where_the_last_ones_ended(tmp_path: Path, context: Context) -> None:

@@ -49,7 +49,9 @@ def record(number: int, vector: Vector, state: str = "complete", label: str = "s
         "size_bytes": Metric.exact(1000.0 / (1 + sum(vector)), "bytes"),
         "latency_ms": Metric.exact(5.0 - 0.1 * vector[0], "ms"),
     }
-    known = {"complete": metrics, "infeasible": {"size_bytes": metrics["size_bytes"]}}.get(state, {})
+    known = {"complete": metrics, "stopped": metrics, "infeasible": {"size_bytes": metrics["size_bytes"]}}.get(
+        state, {}
+    )
     fidelity = "cost" if state == "infeasible" else "short"
     return Record(number, label, vector, state, fidelity, known, {}, None if state == "complete" else state)
 
@@ -139,7 +141,7 @@ def test_the_number_of_trials_decides_too(name: str) -> None:
     assert len({controller.ask(history[:length]) for length in range(6)}) > 1
 
 
-@pytest.mark.parametrize("state", ["failed", "infeasible", "running"])
+@pytest.mark.parametrize("state", ["failed", "infeasible", "running", "stopped"])
 def test_a_history_without_a_single_result(name: str, state: str) -> None:
     history = asked(make_controller(name, SPACE, ALL, 0), SPACE.size, state)
     assert len({one.vector for one in history}) == SPACE.size == 18
@@ -147,13 +149,13 @@ def test_a_history_without_a_single_result(name: str, state: str) -> None:
 
 def test_a_history_of_every_kind(name: str) -> None:
     controller = make_controller(name, LONG, ALL, 0)
-    states = ["complete", "failed", "infeasible", "running"]
+    states = ["complete", "failed", "stopped", "infeasible", "running"]
     baselines = [LONG.dense_vector, LONG.centre_vector, LONG.extreme_vector]
     history = [record(number, vector, label="baseline") for number, vector in enumerate(baselines)]
     for number in range(3, 40):
         vector = controller.ask(history) if number % 5 else baselines[number % 3]
         assert number % 5 == 0 or vector not in {one.vector for one in history}
-        history.append(record(number, vector, states[number % 4]))
+        history.append(record(number, vector, states[number % len(states)]))
     assert len({one.vector for one in history}) == 40 - 7
 
 

@@ -38,7 +38,7 @@ def test_a_front_never_mixes_fidelities() -> None:
     assert numbers(front_of(records, TWO, "full")) == [0]
 
 
-@pytest.mark.parametrize("state", ["failed", "infeasible", "running"])
+@pytest.mark.parametrize("state", ["failed", "infeasible", "stopped", "running"])
 def test_a_front_holds_complete_trials_alone(state: str) -> None:
     better = record(1, 99, 1, state=state)
     assert numbers(front_of([record(0, 80, 100), better], TWO, "short")) == [0]
