@@ -250,7 +250,7 @@ def test_a_report_stands_alone(places: Places, case: Case) -> None:
 
 
 def test_a_report_says_how_well_one_fidelity_foretells_the_next(places: Places, tmp_path: Path) -> None:
-    shutil.copytree(places.run(Case("classify", "jetson-nano")).path, tmp_path / "run")
+    shutil.copytree(places.run(Case("segment", "jetson-nano")).path, tmp_path / "run")
     run = resume(tmp_path / "run", "+2")
     found = load_report_data(run.path / "report.json").fidelity_correlations or {}
     reached = {r.vector: r.metrics["accuracy"].value for r in records(run) if r.state == "complete"}
