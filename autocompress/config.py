@@ -155,7 +155,7 @@ def search(
         None if isinstance(target, str) else target,
     )
     study = new_name(folder, resolved.storage)
-    driver = _driver(wired, folder, study, listener)
+    driver = driver_of(wired, folder, study, listener)
     driver.check_constraints()
     if resolved.storage is not None:
         open_storage(folder, resolved.storage)
@@ -185,7 +185,7 @@ def resume(path: str | Path, budget: str | None = None, listener: Listener | Non
         if budget is not None and total.trials is not None:
             wired = replace(wired, config=replace(config, budget=str(total.trials)))
             write_config(run.path, wired, run.study)
-        _driver(wired, run.path, run.study, listener).run(total, lease)
+        driver_of(wired, run.path, run.study, listener).run(total, lease)
     return Run.open(path)
 
 
@@ -198,7 +198,8 @@ def _extended(old: str, new: str) -> Budget:
     return Budget(before.trials + more.trials, None)
 
 
-def _driver(wired: Wired, folder: Path, study: str, listener: Listener | None) -> Driver:
+def driver_of(wired: Wired, folder: Path, study: str, listener: Listener | None) -> Driver:
+    """What runs a configuration in a folder; nothing is written yet."""
     config = wired.config
     settings = Settings(
         controller=config.controller,

@@ -1,90 +1,53 @@
 """Compares controllers on one task: `python scripts/bench_controllers.py FOLDER --task digits --seeds 0 1 2`.
 
 Every controller searches with every seed by `autocompress search`, in a folder of its own: the same space, the same
-training of a trial, the same uniform plans first. A search that is complete is not run again, one that was interrupted
-starts anew, so that its clock is true. Then the hypervolume of the trials is printed, by trials and by wall-clock, with
-everything that a controller measures before it asks: that of accuracy lost and of costs as shares of the dense model's,
-each linear and with the costs in logarithms, as shares of what the union of all trials of all searches reaches.
-Prints the machine, versions and seeds.
+training of a trial, the same uniform plans first (`planned` has them after its first wave). A search that is complete
+is not run again, one that was interrupted starts anew, so that its clock is true. Then the hypervolume of the trials is
+printed, by trials and by wall-clock, with everything that a controller measures before it asks: that of accuracy lost
+and of costs as shares of the dense model's, each linear and with the costs in logarithms, as shares of what the union
+of all trials of all searches reaches. Prints the machine, versions and seeds.
+
+`--save` keeps the trials in a file. `--load` prints the tables of such a file and searches nothing. `--replay` lets the
+controllers search among the trials of such a file: each plan is told what the nearest recorded one reached, so that
+nothing is trained.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import controller_runs
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from controller_runs import KINDS, Search, Trial
+from optuna.trial import TrialState
 
-from autocompress.core.metric import MAXIMISED
-from autocompress.core.pareto import hypervolume
+from autocompress.config import Wired, driver_of, wire
+from autocompress.core.constraint import Budget
+from autocompress.core.metric import UNITS, Metric
+from autocompress.core.space import Space, Vector
 from autocompress.emit.report_data import load_report_data
 from autocompress.run.environment import versions
+from autocompress.run.executors import Done, Shown
 from autocompress.run.folder import REPORT, REPORT_DATA, Run
-from autocompress.run.study import open_storage
+from autocompress.run.jobs import Job, Shared, TrialJob
+from autocompress.run.progress import Silent
+from autocompress.run.settings import SearchConfig
+from autocompress.run.study import Study, open_storage
+from autocompress.run.trials import run_trials
 from autocompress.search.controllers import CONTROLLERS
+from autocompress.search.record import Record
 from autocompress.targets.calibrate import cpu_model
-
-AT = (5, 10, 15, 25, 50)
-RIVALS = ("random", "tpe", "nsga2", "jitter", "tpe-seeded")
-# Below the dense model's accuracy by more than this a plan counts for nothing, in its points.
-WORST_POINTS = 10.0
-Point = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Search:
-    """One finished search.
-
-    Attributes:
-        points: What its trials reached, in the order in which they ended: accuracy lost in points, then costs as
-            shares of the dense model's.
-        seconds: When each of them ended, from the start of the run: tables that are measured before count.
-    """
-
-    controller: str
-    seed: int
-    points: tuple[Point, ...]
-    seconds: tuple[float, ...]
-
-    @cached_property
-    def curves(self) -> Mapping[str, list[float]]:
-        """The hypervolume after every trial, by how costs count."""
-        return {
-            kind: [hypervolume(list(map(scaled, self.points[: n + 1])), one(self.points[0])) for n in range(len(self))]
-            for kind, scaled, one in KINDS
-        }
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-
-def linear(point: Point) -> Point:
-    """Costs as they are."""
-    return (point[0] / WORST_POINTS, *point[1:])
-
-
-def logarithmic(point: Point) -> Point:
-    """Costs so that a halving counts the same everywhere."""
-    return (point[0] / WORST_POINTS, *(math.log(max(cost, 1e-4)) for cost in point[1:]))
-
-
-def corner(value: float) -> Callable[[Point], Point]:
-    """What a plan must be better than: the dense model's costs, and the worst accuracy."""
-    return lambda point: (1.0, *(value for _ in point[1:]))
-
-
-KINDS = (("linear", linear, corner(1.0)), ("logarithmic", logarithmic, corner(0.0)))
 
 
 def search(folder: Path, controller: str, seed: int, arguments: argparse.Namespace) -> None:
@@ -107,67 +70,122 @@ def search(folder: Path, controller: str, seed: int, arguments: argparse.Namespa
 
 
 def read_search(folder: Path, controller: str, seed: int) -> Search:
-    """The trials of a search that were trained."""
+    """The trials of a search that were trained to their end."""
     run = Run.open(folder)
     study: Any = optuna.load_study(study_name=run.study, storage=open_storage(folder, None))
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
     trials.sort(key=lambda trial: trial.datetime_complete)
-    names = run.front["objectives"]
-    dense = next(trial for trial in trials if not any(trial.params.values()))
-    # Of the split that trials are judged on, which is not that of the front.
-    base = {name: dense.user_attrs["metrics"][name]["value"] for name in names}
     began = datetime.fromisoformat(load_report_data(run.path / REPORT_DATA).started)
     return Search(
         controller,
         seed,
-        tuple(point_of(trial, names, base) for trial in trials),
-        tuple((trial.datetime_complete.astimezone(UTC) - began).total_seconds() for trial in trials),
+        tuple(run.front["objectives"]),
+        tuple(
+            Trial(
+                tuple(int(index) for index in trial.params.values()),
+                {name: metric["value"] for name, metric in trial.user_attrs["metrics"].items()},
+                (trial.datetime_complete.astimezone(UTC) - began).total_seconds(),
+            )
+            for trial in trials
+        ),
     )
 
 
-def point_of(trial: FrozenTrial, names: Sequence[str], base: Mapping[str, float]) -> Point:
-    """Accuracy lost in points, then costs as shares."""
-    values = {name: trial.user_attrs["metrics"][name]["value"] for name in names}
-    lost = [base[name] - values[name] for name in names if MAXIMISED.get(name, False)]
-    return (*lost, *(values[name] / base[name] for name in names if not MAXIMISED.get(name, False)))
+class Replay:
+    """An executor that trains nothing: a trial has the results of the recorded one whose plan is nearest."""
+
+    workers = 1
+
+    def __init__(self, shared: Shared, pool: Sequence[Trial]) -> None:
+        """Takes what jobs need that are not trials, and the recorded trials."""
+        self._shared, self._pool = shared, pool
+        self._plans = np.array([trial.vector for trial in pool], dtype=np.float64) / _spans(shared.space)
+        self._waiting: deque[tuple[str, Job]] = deque()
+
+    @property
+    def busy(self) -> int:
+        """How many jobs wait."""
+        return len(self._waiting)
+
+    def start(self, key: str, job: Job) -> None:
+        """Puts a job in line."""
+        self._waiting.append((key, job))
+
+    def next(self, shown: Shown | None = None) -> Done:
+        """Does the next one."""
+        key, job = self._waiting.popleft()
+        if not isinstance(job, TrialJob):
+            return Done(key, job(self._shared, lambda done, total: None))
+        values = self.nearest(job.vector).values
+        metrics = {name: Metric.exact(value, UNITS[name]) for name, value in values.items()}
+        return Done(key, Record(job.number, job.label, job.vector, "complete", "short", metrics, {"train": 0.0}))
+
+    def nearest(self, vector: Vector) -> Trial:
+        """The recorded trial whose plan differs least, each decision by the share of its options in between."""
+        apart = np.abs(self._plans - np.array(vector) / _spans(self._shared.space)).sum(axis=1)
+        return self._pool[int(apart.argmin())]
+
+    def stop(self) -> None:
+        """Forgets what waits."""
+        self._waiting.clear()
 
 
-def table(searches: Sequence[Search], kind: str) -> None:
-    """One line for each controller, medians over its seeds."""
-    (_, scaled, one) = next(each for each in KINDS if each[0] == kind)
-    union = hypervolume([scaled(point) for each in searches for point in each.points], one(searches[0].points[0]))
-    grouped: dict[str, list[Search]] = {}
-    for each in searches:
-        grouped.setdefault(each.controller, []).append(each)
-    ended = {name: float(np.median([each.curves[kind][-1] for each in group])) for name, group in grouped.items()}
-    rivals = [name for name in RIVALS if name in ended]
-    heads = [f"after {n}" for n in AT] + [f"trials to pass {name}" for name in rivals] + ["minutes"]
-    print(f"\nCosts {kind}: share of the union of all trials, median of seeds\n")
-    print(f"| controller | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}")
-    for name, group in sorted(grouped.items(), key=lambda item: -ended[item[0]]):
-        shares = [f"{np.median([at(each.curves[kind], n) for each in group]) / union:.3f}" for n in AT]
-        passes = [passing([each.curves[kind] for each in group], ended[rival]) for rival in rivals]
-        minutes = float(np.median([each.seconds[-1] for each in group])) / 60.0
-        print(f"| {name} | {' | '.join(shares + passes)} | {minutes:.1f} |")
+def _spans(space: Space) -> Any:
+    return np.maximum(1, np.array(space.extreme_vector))
 
 
-def at(curve: Sequence[float], trials: int) -> float:
-    """A curve after so many trials, or after its last one."""
-    return curve[min(trials, len(curve)) - 1]
+def replay(wired: Wired, pool: Sequence[Trial], controller: str, budget: int) -> Search:
+    """A search among recorded trials."""
+    executor = Replay(Shared(wired.context, wired.space), pool)
+    objectives = tuple(objective.name for objective in wired.objectives)
+    dense = executor.nearest(wired.space.dense_vector)
+    with TemporaryDirectory() as name:
+        began = time.monotonic()
+        study = Study(Path(name), wired.space, wired.objectives)
+        driver = driver_of(wired, Path(name), "search", Silent())
+        metrics = {key: Metric.exact(value, UNITS[key]) for key, value in dense.values.items()}
+        run_trials(driver.trials(study, metrics, executor), Budget(trials=budget))
+        seconds = time.monotonic() - began
+        done = [record for record in study.records() if record.state == "complete"]
+    values = [{name: metric.value for name, metric in record.metrics.items()} for record in done]
+    trials = (Trial(record.vector, told, seconds) for record, told in zip(done, values, strict=True))
+    return Search(controller, wired.config.seed, objectives, tuple(trials))
 
 
-def passing(curves: Sequence[Sequence[float]], wanted: float) -> str:
-    """After how many trials the median of curves is above what another reached at its end."""
-    for trials in range(1, max(map(len, curves)) + 1):
-        if float(np.median([at(curve, trials) for curve in curves])) > wanted:
-            return str(trials)
-    return "never"
+def replayed(file: Path, arguments: argparse.Namespace) -> tuple[Mapping[str, Any], list[Search]]:
+    """Searches of all controllers among the trials of a file."""
+    about, recorded = controller_runs.load(file)
+    pool = [trial for each in recorded for trial in each.trials]
+    found = []
+    for seed in arguments.seeds:
+        for controller in arguments.controllers:
+            print(f"{controller}, seed {seed}, replayed", file=sys.stderr, flush=True)
+            named = {key: about[key] for key in ("task", "target", "space")}
+            wired = wire(SearchConfig(controller=controller, seed=seed, workers=1, **named))
+            if wired.space.digest != about["space_digest"]:
+                raise SystemExit(f"{file} is of another version of space {about['space']!r}; record it again")
+            found.append(replay(wired, pool, controller, arguments.budget))
+    return about, found
+
+
+def searched(arguments: argparse.Namespace) -> tuple[Mapping[str, Any], list[Search]]:
+    """Real searches of all controllers."""
+    found = []
+    # Seed by seed, so that what was done before an interruption compares all.
+    for seed in arguments.seeds:
+        for controller in arguments.controllers:
+            folder = arguments.folder / f"{controller}-{seed}"
+            search(folder, controller, seed, arguments)
+            found.append(read_search(folder, controller, seed))
+    named = {key: getattr(arguments, key) for key in ("task", "target", "space", "short_steps", "validation_samples")}
+    digest = wire(SearchConfig(task=arguments.task, target=arguments.target, space=arguments.space)).space.digest
+    return {**named, "space_digest": digest, "machine": cpu_model(), "versions": dict(versions())}, found
 
 
 def main() -> None:
-    """Searches and prints."""
+    """Searches, or replays, and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="for the runs; complete ones in it are kept")
+    parser.add_argument("folder", type=Path, nargs="?", help="for the runs; complete ones in it are kept")
     parser.add_argument("--task", default="digits")
     parser.add_argument("--target", default="jetson-nano")
     parser.add_argument("--space", default="joint")
@@ -176,18 +194,42 @@ def main() -> None:
     parser.add_argument("--short-steps", type=int, help="of a trial; a search's own by default")
     parser.add_argument("--validation-samples", type=int, help="that a trial is judged on; all by default")
     parser.add_argument("--controllers", nargs="+", default=list(CONTROLLERS), choices=list(CONTROLLERS))
+    parser.add_argument("--save", type=Path, help="file for the trials")
+    parser.add_argument("--load", type=Path, nargs="+", help="compare the trials of these files; search nothing")
+    parser.add_argument("--replay", type=Path, help="search among the trials of this file; train nothing")
+    parser.add_argument("--plot", type=Path, help="SVG file for the curves, costs linear")
     arguments = parser.parse_args()
-    found = []
-    # Seed by seed, so that what was done before an interruption compares all.
-    for seed in arguments.seeds:
-        for controller in arguments.controllers:
-            folder = arguments.folder / f"{controller}-{seed}"
-            search(folder, controller, seed, arguments)
-            found.append(read_search(folder, controller, seed))
+    if arguments.load:
+        about, found = read_files(arguments.load)
+    elif arguments.replay:
+        about, found = replayed(arguments.replay, arguments)
+    elif arguments.folder:
+        about, found = searched(arguments)
+    else:
+        parser.error("name a folder for the runs, or a file to --load or to --replay")
     for kind, *_ in KINDS:
-        table(found, kind)
-    facts = ", ".join(f"{name} {value}" for name, value in versions().items())
-    print(f"\nSeeds {', '.join(map(str, arguments.seeds))}; {cpu_model()}; {facts}.")
+        print(
+            f"\nCosts {kind}: share of the union of all trials, median of seeds\n\n{controller_runs.table(found, kind)}"
+        )
+    seeds = ", ".join(str(seed) for seed in sorted({each.seed for each in found}))
+    facts = ", ".join(f"{name} {value}" for name, value in about["versions"].items())
+    print(f"\n{about['task']} on {about['target']}, seeds {seeds}; {about['machine']}; {facts}.")
+    if arguments.save:
+        controller_runs.save(arguments.save, about, found)
+    if arguments.plot:
+        title = f"{about['task']} on {about['target']}: hypervolume, median of seeds {seeds}"
+        arguments.plot.write_text(controller_runs.curves_svg(found, "linear", title), encoding="utf-8")
+
+
+def read_files(files: Sequence[Path]) -> tuple[Mapping[str, Any], list[Search]]:
+    """The searches of several files of the same comparison."""
+    read = [controller_runs.load(file) for file in files]
+    about = read[0][0]
+    for file, (other, _) in zip(files, read, strict=True):
+        for key in ("task", "target", "space_digest", "short_steps", "validation_samples"):
+            if other[key] != about[key]:
+                raise SystemExit(f"{file} has {key} {other[key]!r}, {files[0]} {about[key]!r}: they do not compare")
+    return about, [each for _, searches in read for each in searches]
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ class Driver:
             dense = self._dense_metrics()
             self.listener.begin(self.objectives, study.records())
             self.listener.say(f"searching {self.space.size:.2g} plans; the run is in {self.folder}")
-            ended = run_trials(self._trials(study, dense, executor), budget)
+            ended = run_trials(self.trials(study, dense, executor), budget)
             records = study.records()
             if not ended and _has_trained_front(self.folder):
                 self.listener.say("interrupted: the front of before stays; `resume` goes on")
@@ -218,7 +218,8 @@ class Driver:
         accuracy = evaluate_metric(self.context.dense.module, task, self.context.validation)
         return {"accuracy": Metric.exact(accuracy, task.metric_unit), **dense_cost(self.context)}
 
-    def _trials(self, study: Study, dense: Mapping[str, Metric], executor: Executor) -> Trials:
+    def trials(self, study: Study, dense: Mapping[str, Metric], executor: Executor) -> Trials:
+        """What the loop of the search needs."""
         name, tables = self.settings.controller, self._tables(executor)
         return Trials(
             study=study,
