@@ -64,14 +64,18 @@ def additive_front(
     unit = total / buckets
     best = np.full(buckets + 1, np.inf)
     best[0] = 0.0
-    chosen, steps = [], []
+    chosen, steps, reach = [], [], 1
     for group_losses, group_savings in zip(losses, savings, strict=True):
         step = np.floor(np.maximum(0.0, np.asarray(group_savings, dtype=np.float64)) / unit + 1e-9).astype(np.int64)
-        reached = np.full((len(step), buckets + 1), np.inf)
-        for option, (loss, jump) in enumerate(zip(group_losses, step, strict=True)):
-            reached[option, jump:] = best[: buckets + 1 - jump] + loss
-        choice = reached.argmin(axis=0)
-        best = reached[choice, np.arange(buckets + 1)]
-        chosen.append(choice.astype(np.int32))
+        # Beyond what all groups so far save together there is nothing.
+        known, reach = best[:reach], min(buckets + 1, reach + int(step.max()))
+        best, choice = np.full(buckets + 1, np.inf), np.zeros(buckets + 1, dtype=np.int32)
+        for option, (loss, jump) in enumerate(zip(group_losses, step.tolist(), strict=True)):
+            there = slice(jump, min(buckets + 1, jump + len(known)))
+            reached = known[: there.stop - jump] + loss
+            better = reached < best[there]
+            np.copyto(best[there], reached, where=better)
+            np.copyto(choice[there], option, where=better)
+        chosen.append(choice)
         steps.append(step)
     return AdditiveFront(best, unit, tuple(chosen), tuple(steps))

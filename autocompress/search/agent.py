@@ -25,7 +25,7 @@ from autocompress.search.controller import mix, new_vector, scaled_losses, telli
 from autocompress.search.record import TELLING, Objective, Record
 
 _FIRST = 10
-_STEPS = 150
+_STEPS = 100
 # Of so many trials it is trained.
 _REPLAYED = 200
 _BATCH = 128
@@ -59,7 +59,8 @@ class AgentController:
     def _trained(self, done: Sequence[Record], rng: np.random.Generator) -> nn.Module:
         rewards = self._rewards(done, rng)
         kept = telling(-rewards[:, None], _REPLAYED)
-        actions = torch.stack([self._actions(done[index].vector) for index in kept])
+        vectors = np.array([done[index].vector for index in kept]) / np.maximum(1, self.space.extreme_vector)
+        actions = torch.from_numpy(vectors).float()
         states, actions = self._states(actions).flatten(0, 1), actions.flatten()
         rewarded = torch.from_numpy(rewards[kept]).float().repeat_interleave(len(self.space.decisions))
         actor, critic = _net(states.shape[1], nn.Sigmoid()), _net(states.shape[1] + 1, nn.Identity())
@@ -91,10 +92,6 @@ class AgentController:
             before = chosen / max(1, end)
             taken += before
         return tuple(vector)
-
-    def _actions(self, vector: Vector) -> Tensor:
-        ends = self.space.extreme_vector
-        return torch.tensor([one / max(1, end) for one, end in zip(vector, ends, strict=True)], dtype=torch.float32)
 
     def _states(self, actions: Tensor) -> Tensor:
         """What the agent sees at every step of walks, `[walks, decisions, features]`.

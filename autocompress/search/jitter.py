@@ -41,4 +41,4 @@ def _option(decision: Decision, structure: float, bits: float, rng: np.random.Ge
     if last == 1 and decision.kind != "quantize":
         return int(rng.uniform() < structure * _MOST_DROPPED)
     level = (bits if decision.kind == "quantize" else structure) + noise
-    return int(np.clip(round(level * last), 0, last))
+    return min(last, max(0, round(level * last)))

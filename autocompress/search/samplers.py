@@ -16,13 +16,15 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.core.space import Space, Vector
-from autocompress.search.controller import mix, new_vector
+from autocompress.search.controller import mix, new_vector, telling
 from autocompress.search.record import TELLING, Objective, Record, losses
 
 POPULATION = 16
+# TPE asks itself for every trial it knows how likely a plan is among them: of more than these it learns no better.
+_MOST_KNOWN = {"tpe": 250}
 _GENERATIONS = {"nsga2": "NSGAIISampler:generation", "nsga3": "NSGAIIISampler:generation"}
 # Place in the history, plan and losses of a complete trial.
 _Told = tuple[int, Vector, tuple[float, ...]]
@@ -52,7 +54,7 @@ class SamplerController:
 
     @cached_property
     def _memory(self) -> _Memory:
-        return _Memory(self.space, self.objectives, _GENERATIONS.get(self.name))
+        return _Memory(self.space, self.objectives, _GENERATIONS.get(self.name), _MOST_KNOWN.get(self.name))
 
 
 class _Memory:
@@ -61,17 +63,23 @@ class _Memory:
     A history that does not go on from the last one is told anew, so that what is asked depends on it alone.
     """
 
-    def __init__(self, space: Space, objectives: tuple[Objective, ...], generation: str | None) -> None:
+    def __init__(
+        self, space: Space, objectives: tuple[Objective, ...], generation: str | None, most: int | None
+    ) -> None:
         """Knows nothing yet.
 
         Args:
             space: Of the plans.
             objectives: Of the run.
             generation: The attribute in which a genetic sampler looks for the generation of a trial.
+            most: At most so many trials are told, those that tell most.
         """
-        self._objectives, self._generation = objectives, generation
-        self._distributions = distributions(space)
+        self._objectives, self._generation, self._most = objectives, generation, most
+        self._distributions: dict[str, BaseDistribution] = {
+            decision.name: _Options(0, len(decision.options) - 1) for decision in space.decisions
+        }
         self._told: list[_Told] = []
+        self._trials: dict[_Told, FrozenTrial] = {}
         self._study = self._new_study()
 
     def follow(self, history: Sequence[Record]) -> None:
@@ -81,10 +89,15 @@ class _Memory:
             for index, record in enumerate(history)
             if record.state in TELLING
         ]
+        if self._most is not None and len(complete) > self._most:
+            values = np.array([one[2] for one in complete], dtype=np.float64)
+            complete = [complete[index] for index in telling(values, self._most)]
         if complete[: len(self._told)] != self._told:
             self._told, self._study = [], self._new_study()
         for one in complete[len(self._told) :]:
-            self._study.add_trial(self._trial(*one))
+            if one not in self._trials:
+                self._trials[one] = self._trial(*one)
+            self._study.add_trial(self._trials[one])
         self._told = complete
 
     def sample(self, sampler: BaseSampler) -> Vector:
@@ -99,7 +112,7 @@ class _Memory:
     def _new_study(self) -> optuna.Study:
         return optuna.create_study(directions=["minimize"] * len(self._objectives), study_name="history")
 
-    def _trial(self, index: int, vector: Vector, values: tuple[float, ...]) -> optuna.trial.FrozenTrial:
+    def _trial(self, index: int, vector: Vector, values: tuple[float, ...]) -> FrozenTrial:
         attributes: dict[str, Any] = {}
         if self._generation is not None:
             attributes[self._generation] = index // POPULATION
@@ -109,6 +122,18 @@ class _Memory:
             values=list(values),
             system_attrs=attributes,
         )
+
+
+class _Options(IntDistribution):
+    """A distribution that is never changed, so that the copies Optuna makes of trials hold the same one."""
+
+    def __deepcopy__(self, memo: object) -> _Options:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or super().__eq__(other)
+
+    __hash__ = IntDistribution.__hash__
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:

@@ -63,9 +63,9 @@ class GaussianController:
         if not candidates:
             return self.space.random(rng)
         expected = _improvement(
-            np.array([self._features(record.vector) for record in done]),
+            self._features([record.vector for record in done]),
             target,
-            np.array([self._features(vector) for vector in candidates]),
+            self._features(candidates),
         )
         return candidates[int(np.argmax(expected))]
 
@@ -76,17 +76,17 @@ class GaussianController:
         for _ in range(_CANDIDATES // 2):
             parent = done[int(rng.choice(front))].vector
             moves = rng.choice([-1, 1], size=len(parent)) * (rng.uniform(size=len(parent)) < _CHANGED)
-            ends = self.space.extreme_vector
-            found.append(tuple(int(np.clip(p + m, 0, end)) for p, m, end in zip(parent, moves, ends, strict=True)))
+            moved = np.clip(np.array(parent) + moves, 0, self.space.extreme_vector)
+            found.append(tuple(int(option) for option in moved))
         return list(dict.fromkeys(found))
 
-    def _features(self, vector: Vector) -> list[float]:
+    def _features(self, vectors: Sequence[Vector]) -> Array:
         """The mean option, between first and last, of every kind of decision in each third of the model."""
-        found: dict[tuple[str, int], list[float]] = {}
-        for place, (decision, option) in enumerate(zip(self.space.decisions, vector, strict=True)):
-            depth = place * _DEPTHS // len(vector)
-            found.setdefault((decision.kind, depth), []).append(option / max(1, len(decision.options) - 1))
-        return [float(np.mean(values)) for values in found.values()]
+        places: dict[tuple[str, int], list[int]] = {}
+        for place, decision in enumerate(self.space.decisions):
+            places.setdefault((decision.kind, place * _DEPTHS // len(self.space.decisions)), []).append(place)
+        shares = np.array(vectors, dtype=np.float64) / np.maximum(1, self.space.extreme_vector)
+        return np.stack([shares[:, each].mean(axis=1) for each in places.values()], axis=1)
 
 
 def _improvement(known: Array, target: Array, asked: Array) -> Array:
