@@ -1,7 +1,7 @@
 """Compares controllers on one task: `python scripts/bench_controllers.py FOLDER --task digits --seeds 0 1 2`.
 
 Every controller searches with every seed by `autocompress search`, in a folder of its own: the same space, the same
-training of a trial, the same uniform plans first (`planned` has them after its first wave). A search that is complete
+training of a trial, the same uniform plans first (`planned` has them after its waves). A search that is complete
 is not run again, one that was interrupted starts anew, so that its clock is true. Then the hypervolume of the trials is
 printed, by trials and by wall-clock, with everything that a controller measures before it asks: that of accuracy lost
 and of costs as shares of the dense model's, each linear and with the costs in logarithms, as shares of what the union
@@ -30,7 +30,6 @@ import controller_runs
 import numpy as np
 import optuna
 from controller_runs import KINDS, Search, Trial
-from optuna.trial import TrialState
 
 from autocompress.config import Wired, driver_of, wire
 from autocompress.core.constraint import Budget
@@ -46,7 +45,7 @@ from autocompress.run.settings import SearchConfig
 from autocompress.run.study import Study, open_storage
 from autocompress.run.trials import run_trials
 from autocompress.search.controllers import CONTROLLERS
-from autocompress.search.record import Record
+from autocompress.search.record import TELLING, Record
 from autocompress.targets.calibrate import cpu_model
 
 
@@ -70,10 +69,10 @@ def search(folder: Path, controller: str, seed: int, arguments: argparse.Namespa
 
 
 def read_search(folder: Path, controller: str, seed: int) -> Search:
-    """The trials of a search that were trained to their end."""
+    """The trials of a search that were trained; those that were stopped have what they would reach at best."""
     run = Run.open(folder)
     study: Any = optuna.load_study(study_name=run.study, storage=open_storage(folder, None))
-    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("state") in TELLING]
     trials.sort(key=lambda trial: trial.datetime_complete)
     began = datetime.fromisoformat(load_report_data(run.path / REPORT_DATA).started)
     return Search(

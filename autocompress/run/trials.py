@@ -50,10 +50,10 @@ class Trials:
 
     Attributes:
         executor: Does the work.
-        baselines: `(label, vector)` to run first, in this order, but for those that go further than one that lost
-            too much to come back.
+        baselines: `(label, vector)` to run before the controller asks, in this order, but for those that go further
+            than one that lost too much to come back.
         planned: More of them, put together from what is measured, given the records of all before.
-        waves: How often plans are put together: after the first baseline, and then after the last one.
+        waves: How often plans are put together, after the first baseline and before all others.
         dense: Metrics of the dense model that constraints are relative to.
         checkpoints: Folder for the weights of every complete trial.
     """
@@ -101,9 +101,8 @@ class _Stage:
 
 def _stages(baselines: Sequence[tuple[str, Vector]], waves: int) -> deque[_Stage | None]:
     """What comes before a controller asks; None stands for a wave, which is put together when its turn comes."""
-    first = baselines[:1] if waves else baselines
-    stages: list[_Stage | None] = [_Stage(first, True), _Stage(baselines[len(first) :], True)]
-    return deque([stages[0], *[None] * min(1, waves), stages[1], *[None] * (waves - 1)])
+    first, *rest = _Stage(baselines[:1], True), _Stage(baselines[1:], True)
+    return deque([first, *[None] * waves, *rest])
 
 
 class _Loop:
