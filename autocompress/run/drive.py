@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -42,7 +42,7 @@ from autocompress.run.lease import Lease
 from autocompress.run.reach import dense_cost, least_costs
 from autocompress.run.report_input import report_input
 from autocompress.run.study import Study
-from autocompress.run.trials import Listener, Trials, run_trials
+from autocompress.run.trials import Listener, PlanSource, Trials, run_trials
 from autocompress.search.controllers import PLANNED, WITH_TABLES, make_controller
 from autocompress.search.oneshot import Tables
 from autocompress.search.planned import Planner
@@ -231,8 +231,9 @@ class Driver:
             executor=executor,
             constraints=self.constraints,
             baselines=self._baselines(),
-            planned=self._planner(tables),
+            planner=self._planner(tables),
             waves=WAVES if name == PLANNED else 0,
+            wave=WAVE,
             dense=dense,
             checkpoints=self.folder / CHECKPOINTS,
             listener=self.listener,
@@ -262,21 +263,34 @@ class Driver:
         effects = Effects(self.shared.meter, self.folder / SENSITIVITY)
         return lambda: (effects, options)
 
-    def _planner(self, tables: Tables) -> Callable[[Sequence[Record]], list[tuple[str, Vector]]]:
+    def _planner(self, tables: Tables) -> PlanSource:
         """Plans from the effects of options."""
+        context, objectives = self.context, self.objectives
 
         @cache
         def planner() -> Planner:
             effects, options = tables()
-            samples = len(self.context.validation)
-            return Planner(effects, options, self.context.dense.info.blocks, self.objectives, samples)
+            return Planner(effects, options, context.dense.info.blocks, objectives, len(context.validation))
 
-        def planned(records: Sequence[Record]) -> list[tuple[str, Vector]]:
-            found = planner()
-            self.listener.say("planning what to try next")
-            return found.wave(records, WAVE)
+        return _Announced(planner, self.listener)
 
-        return planned
+
+@dataclass(frozen=True)
+class _Announced:
+    """A planner that is made when it is needed and says when it works."""
+
+    planner: Callable[[], Planner]
+    listener: Listener
+
+    def prepare(self, known: Sequence[Record], count: int) -> None:
+        """Measures what may be picked."""
+        planner = self.planner()
+        self.listener.say("planning what to try next")
+        planner.prepare(known, count)
+
+    def pick(self, known: Sequence[Record], pending: Collection[Vector]) -> tuple[str, Vector] | None:
+        """The next plan."""
+        return self.planner().pick(known, pending)
 
 
 def _has_trained_front(folder: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,7 @@ from autocompress.run.study import Study
 from autocompress.run.weights import checkpoint_path
 from autocompress.search.controller import Controller
 from autocompress.search.outlook import WORST_LOST
+from autocompress.search.planned import PLANNED_LABEL
 from autocompress.search.record import Objective, Record, too_far
 from autocompress.search.seeded import ASKED
 from autocompress.search.stopping import telling_of
@@ -44,6 +45,16 @@ class Listener(Protocol):
         """A phase begins, or something must be known."""
 
 
+class PlanSource(Protocol):
+    """Puts plans together from what is measured."""
+
+    def prepare(self, known: Sequence[Record], count: int) -> None:
+        """Gets ready to be asked for so many plans, given all trials before."""
+
+    def pick(self, known: Sequence[Record], pending: Collection[Vector]) -> tuple[str, Vector] | None:
+        """The next plan with its label, given the trials that have ended and the plans under way; None for no more."""
+
+
 @dataclass(frozen=True)
 class Trials:
     """Everything the loop needs.
@@ -52,8 +63,9 @@ class Trials:
         executor: Does the work.
         baselines: `(label, vector)` to run before the controller asks, in this order, but for those that go further
             than one that lost too much to come back.
-        planned: More of them, put together from what is measured, given the records of all before.
-        waves: How often plans are put together, after the first baseline and before all others.
+        planner: Puts plans together.
+        waves: How often it does, after the first baseline and before all others.
+        wave: How many plans are picked each time.
         dense: Metrics of the dense model that constraints are relative to.
         checkpoints: Folder for the weights of every complete trial.
     """
@@ -64,8 +76,9 @@ class Trials:
     executor: Executor
     constraints: tuple[Constraint, ...]
     baselines: tuple[tuple[str, Vector], ...]
-    planned: Callable[[Sequence[Record]], Sequence[tuple[str, Vector]]]
+    planner: PlanSource
     waves: int
+    wave: int
     dense: Mapping[str, Metric]
     checkpoints: Path
     listener: Listener
@@ -88,21 +101,23 @@ def run_trials(trials: Trials, budget: Budget) -> bool:
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """Plans that come one after another, `(label, vector)`.
+class _Wave:
+    """Plans that are picked one after another.
 
     Attributes:
-        is_checked: Those that go further than one that lost too much are left out.
+        plans: Those picked so far; None before the wave is prepared.
     """
 
-    plans: Sequence[tuple[str, Vector]]
-    is_checked: bool
+    plans: set[Vector] | None = None
 
 
-def _stages(baselines: Sequence[tuple[str, Vector]], waves: int) -> deque[_Stage | None]:
-    """What comes before a controller asks; None stands for a wave, which is put together when its turn comes."""
-    first, *rest = _Stage(baselines[:1], True), _Stage(baselines[1:], True)
-    return deque([first, *[None] * waves, *rest])
+# Baselines one after another, `(label, vector)`, or a wave.
+_Stage = Sequence[tuple[str, Vector]] | _Wave
+
+
+def _stages(baselines: Sequence[tuple[str, Vector]], waves: int) -> deque[_Stage]:
+    """What comes before a controller asks."""
+    return deque([baselines[:1], *[_Wave()] * waves, baselines[1:]])
 
 
 class _Loop:
@@ -139,7 +154,7 @@ class _Loop:
 
     def _start(self, vector: Vector, label: str) -> None:
         trials = self._trials
-        judges = self._judges(vector, label)
+        judges = self._judges(vector)
         number = trials.study.start(vector, label)
         path = checkpoint_path(trials.checkpoints, number)
         objectives = trials.study.objectives
@@ -148,7 +163,7 @@ class _Loop:
         self._running[key] = job
         trials.executor.start(key, job)
 
-    def _judges(self, vector: Vector, label: str) -> tuple[Record, ...]:
+    def _judges(self, vector: Vector) -> tuple[Record, ...]:
         """The trials by which one is stopped half way: none for baselines, which are there to be compared with.
 
         Only those that had ended for certain, so that the same seed and workers stop the same trials.
@@ -157,11 +172,7 @@ class _Loop:
         if any(vector == baseline for _, baseline in trials.baselines):
             return ()
         records = trials.study.records()
-        if label == ASKED:
-            known = records[: decided_by(len(records), trials.executor.workers)]
-        else:
-            known = [record for record in records if record.vector in self._before]
-        return telling_of(known, trials.study.objectives)
+        return telling_of(records[: decided_by(len(records), trials.executor.workers)], trials.study.objectives)
 
     def _next(self) -> tuple[Vector, str] | None:
         """What to start, None if nothing is, now or ever."""
@@ -180,29 +191,59 @@ class _Loop:
             return None
         while self._stages:
             stage = self._stages[0]
-            if stage is None:
+            if isinstance(stage, _Wave) and stage.plans is None:
                 if running:
                     # A wave depends on all before it, and measuring what to plan takes all workers.
                     return None
-                self._stages[0] = self._wave(records)
-                continue
-            known = self._known(records) if stage.is_checked else []
+                self._stages[0] = stage = self._prepared(records)
+            known = self._known(records)
             if known is None:
                 return None
-            for label, vector in stage.plans:
-                if vector not in tried and not (stage.is_checked and self._is_too_far(vector, known)):
-                    return vector, label
-            self._before.update(vector for _, vector in stage.plans)
+            asked = (
+                self._picked(stage, known, records) if isinstance(stage, _Wave) else self._baseline(stage, known, tried)
+            )
+            if asked is not None:
+                return asked
             self._stages.popleft()
         return self._asked(records)
 
-    def _is_too_far(self, vector: Vector, known: Sequence[Record]) -> bool:
-        """Whether a plan goes further than one that lost too much to come back."""
-        return too_far(vector, known, self._trials.study.objectives, self._trials.dense, WORST_LOST)
+    def _baseline(
+        self, stage: Sequence[tuple[str, Vector]], known: Sequence[Record], tried: Collection[Vector]
+    ) -> tuple[Vector, str] | None:
+        """The next baseline that does not go further than one that lost too much to come back; None after the last."""
+        trials = self._trials
+        for label, vector in stage:
+            if vector not in tried and not too_far(vector, known, trials.study.objectives, trials.dense, WORST_LOST):
+                return vector, label
+        self._before.update(vector for _, vector in stage)
+        return None
 
-    def _wave(self, records: Sequence[Record]) -> _Stage:
-        """One more wave; what else was tried does not count, so that a run that goes on plans the same."""
-        return _Stage(self._trials.planned([record for record in records if record.vector in self._before]), False)
+    def _prepared(self, records: Sequence[Record]) -> _Wave:
+        """The next wave; what else was tried does not count, so that a run that goes on plans the same."""
+        self._trials.planner.prepare(self._of(records), self._trials.wave)
+        picked = [record.vector for record in records if record.label.startswith(PLANNED_LABEL)]
+        # Of a run that goes on some were picked before.
+        return _Wave(set([vector for vector in picked if vector not in self._before][: self._trials.wave]))
+
+    def _picked(self, wave: _Wave, known: Sequence[Record], records: Sequence[Record]) -> tuple[Vector, str] | None:
+        """The next plan of a wave, None after the last."""
+        plans = wave.plans
+        assert plans is not None
+        while len(plans) < self._trials.wave:
+            pending = [record.vector for record in records[len(known) :] if record.vector in plans]
+            picked = self._trials.planner.pick(self._of(known, plans), pending)
+            if picked is None:
+                break
+            label, vector = picked
+            plans.add(vector)
+            if vector not in {record.vector for record in records}:
+                return vector, label
+        self._before |= plans
+        return None
+
+    def _of(self, records: Sequence[Record], plans: Collection[Vector] = ()) -> list[Record]:
+        """The trials of all stages so far, and of some plans of this one."""
+        return [record for record in records if record.vector in self._before or record.vector in plans]
 
     def _asked(self, records: Sequence[Record]) -> tuple[Vector, str] | None:
         """What the controller asks for, None while what it depends on is not yet known."""

@@ -82,11 +82,21 @@ class Outlook:
             expected = (expected + blur) * np.exp(weights * self._beside[nearest]) - blur
         return [float(min(1.0, max(0.0, lost))) for lost in expected]
 
-    def best(self, parts: Sequence[Part], count: int) -> list[Part]:
-        """At most `count` parts that cover most of the front beside what was tried, and are not far beyond it."""
+    def best(self, parts: Sequence[Part], count: int, coming: Sequence[Part] = ()) -> list[Part]:
+        """At most `count` parts that cover most of the front beside what was tried, and are not far beyond it.
+
+        Args:
+            parts: To choose among.
+            count: How many.
+            coming: Parts that are being tried, taken to end where they are expected.
+        """
         near = [part for part in parts if all(part.ratios.get(cost, 1.0) >= at for cost, at in self._least.items())]
-        places = [self._place(lost, part) for lost, part in zip(self.lost(near), near, strict=True)]
-        return [near[index] for index in covering(places, self._ready, self._scale, count)]
+        places, beside = self._expected(near), self._expected(coming)
+        return [near[index] for index in covering(places, [*self._ready, *beside], self._scale, count)]
+
+    def _expected(self, parts: Sequence[Part]) -> list[Place]:
+        """Where trials of parts are expected to end."""
+        return [self._place(lost, part) for lost, part in zip(self.lost(parts), parts, strict=True)]
 
     def _reachable(self) -> dict[str, float]:
         """By cost, the share that a plan has to leave; nothing before there were trials."""

@@ -9,6 +9,8 @@ most of the front they predict twice as many as are wanted are measured, again w
 that then cover most are taken.
 
 How much loss training brings back is told by trials, so plans come in waves: each goes as far as those before it show.
+Within a wave the next plan is chosen when its turn comes, by all trials that have ended and with those that are under
+way where they are expected.
 """
 
 from __future__ import annotations
@@ -51,10 +53,12 @@ _MEASURED, _ROUNDS = 2, 2
 _EXTENDED = 12
 _Groups = list[list[tuple[int, ...]]]
 _NOTHING = Part({}, 0.0, {})
+# How the labels of trials of such plans begin.
+PLANNED_LABEL = "planned"
 
 
 class Planner:
-    """Puts plans together, wave by wave: what a wave measured, the next ones know."""
+    """Puts plans together, wave by wave, and chooses among them: what a wave measured, the next ones know."""
 
     def __init__(
         self,
@@ -93,18 +97,17 @@ class Planner:
         self._bits = choices(descents_of(self._table, bits, ("size_bytes",), worst, prices), BIT_LEVELS)
         self._measured: dict[Vector, Part] = {}
 
-    def wave(self, known: Sequence[Record], count: int) -> list[tuple[str, Vector]]:
-        """At most `count` new plans, named, that cover most of the predicted front beside the known ones, best first.
+    def prepare(self, known: Sequence[Record], count: int) -> None:
+        """Measures, untrained, new plans that cover most of the predicted front beside the known ones.
 
         The same plans for the same trials, if the waves before were the same too.
 
         Args:
             known: Trials that say how much loss training brings back; without the dense model they say nothing.
-            count: How many are wanted.
+            count: How many will be picked.
         """
         space, effects = self._effects.space, self._effects
-        tried = list(_tried(effects, self._objectives, known))
-        outlook = Outlook(space, tried, self._options.chance, self._costs, self._samples)
+        outlook = self._outlook(known)
         wholes = [_NOTHING, *_structures(effects, self._descents, self._base, outlook)]
         parts = _combined(effects, self._table, self._blocks, wholes, [{}, *self._streams], [{}, *self._bits])
         places = places_of(space, ("prune", "shape", "quantize"))
@@ -115,24 +118,40 @@ class Planner:
         parts |= self._measured
         for record in known:
             parts.pop(record.vector, None)
-        best = self._best(parts, outlook, count)
-        return [(f"planned, {_told(part, self._costs)}", vector_of(space, part.chosen)) for part in best]
+        self._measure_best(parts, outlook, count)
 
-    def _best(self, parts: dict[Vector, Part], outlook: Outlook, count: int) -> list[Part]:
-        """The best of the parts when they are measured, since they add up only roughly: more are than are wanted."""
+    def pick(self, known: Sequence[Record], pending: Collection[Vector]) -> tuple[str, Vector] | None:
+        """The measured plan that is expected to add most to the front, named; None if none adds anything.
+
+        Args:
+            known: Trials that have ended.
+            pending: Plans under way; they are taken to end where they are expected.
+        """
+        gone = {record.vector for record in known}.union(pending)
+        left = [part for vector, part in self._measured.items() if vector not in gone]
+        coming = [self._measured[vector] for vector in pending if vector in self._measured]
+        best = self._outlook(known).best(left, 1, coming)
+        named = [(f"{PLANNED_LABEL}, {_told(part, self._costs)}", part) for part in best]
+        return next(((name, vector_of(self._effects.space, part.chosen)) for name, part in named), None)
+
+    def _outlook(self, known: Sequence[Record]) -> Outlook:
+        tried = list(_tried(self._effects, self._objectives, known))
+        return Outlook(self._effects.space, tried, self._options.chance, self._costs, self._samples)
+
+    def _measure_best(self, parts: dict[Vector, Part], outlook: Outlook, count: int) -> None:
+        """Measures the best of the parts, since they add up only roughly: more are than are wanted."""
         space = self._effects.space
         for _ in range(_ROUNDS):
             best = outlook.best(list(parts.values()), _MEASURED * count)
             wanted = {vector_of(space, part.chosen): part.chosen for part in best}
             unknown = {vector: chosen for vector, chosen in wanted.items() if vector not in self._measured}
             if not unknown:
-                break
+                return
             for vector in unknown:
                 del parts[vector]
             for part in _measured(self._effects, list(unknown.values()), {}):
                 vector = vector_of(space, part.chosen)
                 parts[vector] = self._measured[vector] = part
-        return outlook.best([part for vector, part in parts.items() if vector in self._measured], count)
 
 
 def _combined(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,6 @@ from torch import Tensor
 from autocompress.core.constraint import Budget, parse_constraint
 from autocompress.core.metric import Metric
 from autocompress.core.rules import SpaceRules
-from autocompress.core.space import Vector
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.run import jobs
@@ -29,7 +28,7 @@ from autocompress.run.study import Study
 from autocompress.run.trials import Trials, run_trials
 from autocompress.run.weights import checkpoint_path, load_weights
 from autocompress.search.record import Record
-from tests.run.tiny import OBJECTIVES, Told, make_trials, tiny_context, tiny_space, tiny_task
+from tests.run.tiny import OBJECTIVES, Planned, Told, make_trials, tiny_context, tiny_space, tiny_task
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -101,44 +100,39 @@ def test_baselines_come_first_and_once(tmp_path: Path, context: Context) -> None
     assert [record.label for record in trials.study.records()] == ["dense", "middle", "search"]
 
 
-def test_every_wave_knows_the_baselines_and_all_waves_before(tmp_path: Path, context: Context) -> None:
+def test_every_pick_knows_what_ended_before_it_and_a_run_that_goes_on_picks_the_same(
+    tmp_path: Path, context: Context
+) -> None:
     space = tiny_space(context)
-    vectors = [(*[0] * (len(space.decisions) - 2), *pair) for pair in ((0, 1), (1, 0), (1, 1))]
-    asked: list[list[str]] = []
+    vectors = [(*[0] * (len(space.decisions) - 2), *pair) for pair in ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))]
+    waves = [[(f"planned {n}", vectors[n]) for n in each] for each in ((0, 1), (2,), (3, 4))]
 
-    def planned(records: Sequence[Record]) -> list[tuple[str, Vector]]:
-        assert all(record.state == "complete" for record in records)
-        asked.append([record.label for record in records])
-        wave = len(asked) - 1
-        return [(f"wave {wave}", vectors[wave])] if wave < 2 else [("wave 2", vectors[2]), ("known", vectors[0])]
+    def trials(planner: Planned) -> Trials:
+        return replace(make_trials(tmp_path, context), planner=planner, waves=3, wave=2)
 
-    def trials() -> Trials:
-        return replace(make_trials(tmp_path, context), planned=planned, waves=3)
-
-    assert run_trials(trials(), Budget(trials=3))
-    assert asked == [["dense"], ["dense", "wave 0"]]
-    asked.clear()
-    assert run_trials(trials(), Budget(trials=5))
-    assert asked == [["dense"], ["dense", "wave 0"], ["dense", "wave 0", "wave 1"]]
-    labels = [record.label for record in trials().study.records()]
-    assert labels == ["dense", "wave 0", "wave 1", "wave 2", "search"]
+    first = Planned(waves)
+    assert run_trials(trials(first), Budget(trials=3))
+    labels = ["dense", *(f"planned {n}" for n in range(5))]
+    assert first.before == [labels[:1]]
+    assert first.asked == [(labels[:1], 0), (labels[:2], 0)]
+    again = Planned(waves)
+    assert run_trials(trials(again), Budget(trials=7))
+    assert again.before == [labels[:1], labels[:3], labels[:4]]
+    # What the second wave does not have ends it.
+    assert again.asked == [(labels[:n], 0) for n in (3, 4, 4, 5)]
+    assert [record.label for record in trials(Planned(waves)).study.records()] == [*labels, "search"]
 
 
 def test_other_baselines_come_after_the_waves(tmp_path: Path, context: Context) -> None:
     space = tiny_space(context)
     baselines = (("dense", space.dense_vector), ("middle", space.centre_vector), ("far", space.extreme_vector))
-    vectors = iter((*[0] * (len(space.decisions) - 1), index) for index in (1, 2))
-    asked: list[list[str]] = []
-
-    def planned(records: Sequence[Record]) -> list[tuple[str, Vector]]:
-        asked.append([record.label for record in records])
-        return [(f"wave {len(asked) - 1}", next(vectors))]
-
-    trials = replace(make_trials(tmp_path, context, baselines=baselines), planned=planned, waves=2)
+    waves = [[(f"planned {n}", (*[0] * (len(space.decisions) - 1), n + 1))] for n in range(2)]
+    planner = Planned(waves)
+    trials = replace(make_trials(tmp_path, context, baselines=baselines), planner=planner, waves=2)
     assert run_trials(trials, Budget(trials=6))
     labels = [record.label for record in trials.study.records()]
-    assert labels == ["dense", "wave 0", "wave 1", "middle", "far", "search"]
-    assert asked == [["dense"], ["dense", "wave 0"]]
+    assert labels == ["dense", "planned 0", "planned 1", "middle", "far", "search"]
+    assert planner.before == [["dense"], ["dense", "planned 0"]]
 
 
 def test_a_trial_that_others_beat_is_stopped_half_way(tmp_path: Path, context: Context) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,25 @@ class Told:
         self.said.append(text)
 
 
+class Planned:
+    """Waves that are written down; remembers the labels of what it is told."""
+
+    def __init__(self, waves: Sequence[Sequence[tuple[str, Vector]]]) -> None:
+        self.waves, self.prepared, self.asked = waves, 0, list[tuple[list[str], int]]()
+        self.before: list[list[str]] = []
+
+    def prepare(self, known: Sequence[Record], count: int) -> None:
+        self.before.append([record.label for record in known])
+        self.prepared += 1
+
+    def pick(self, known: Sequence[Record], pending: Collection[Vector]) -> tuple[str, Vector] | None:
+        assert all(record.state != "running" for record in known)
+        self.asked.append(([record.label for record in known], len(pending)))
+        gone = {record.vector for record in known}.union(pending)
+        left = [one for wave in self.waves[: self.prepared] for one in wave if one[1] not in gone]
+        return left[0] if left else None
+
+
 def make_trials(
     folder: Path,
     context: Context,
@@ -148,8 +167,9 @@ def make_trials(
         executor=InProcess(Shared(context, space)),
         constraints=parsed,
         baselines=baselines if baselines is not None else (("dense", space.dense_vector),),
-        planned=lambda records: [],
+        planner=Planned([]),
         waves=0,
+        wave=1,
         dense={"accuracy": Metric.exact(50.0, "percent"), **dense_cost(context)},
         checkpoints=folder / "checkpoints",
         listener=listener or Told(),

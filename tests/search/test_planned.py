@@ -35,7 +35,19 @@ def planned_vectors(
     known: Sequence[Record],
     count: int,
 ) -> list[tuple[str, Vector]]:
-    return Planner(effects, options, blocks, objectives, SAMPLES).wave(known, count)
+    return picked(Planner(effects, options, blocks, objectives, SAMPLES), known, count)
+
+
+def picked(planner: Planner, known: Sequence[Record], count: int) -> list[tuple[str, Vector]]:
+    """A wave, all of it under way at once."""
+    planner.prepare(known, count)
+    found: list[tuple[str, Vector]] = []
+    while len(found) < count:
+        one = planner.pick(known, [vector for _, vector in found])
+        if one is None:
+            break
+        found.append(one)
+    return found
 
 
 def tried(number: int, vector: Vector, lost: float) -> Record:
@@ -114,14 +126,29 @@ def test_the_next_wave_covers_what_the_first_left_open(
 
     def waves() -> tuple[list[Vector], list[Vector]]:
         planner = Planner(effects, options, blocks, OBJECTIVES, SAMPLES)
-        first = [vector for _, vector in planner.wave((), COUNT)]
+        first = [vector for _, vector in picked(planner, (), COUNT)]
         known = [tried(number, vector, 1.0) for number, vector in enumerate([space.dense_vector, *first])]
-        return first, [vector for _, vector in planner.wave(known, COUNT)]
+        return first, [vector for _, vector in picked(planner, known, COUNT)]
 
     first, second = waves()
     assert second
     assert not set(second) & set(first)
     assert waves() == (first, second), "whatever else was measured meanwhile"
+
+
+def test_a_pick_goes_by_what_the_ones_before_it_showed(
+    context: Context, space: Space, effects: Effects, options: Sensitivity
+) -> None:
+    def second(lost: float) -> tuple[str, Vector] | None:
+        planner = Planner(effects, options, context.dense.info.blocks, OBJECTIVES, SAMPLES)
+        planner.prepare((), COUNT)
+        first = planner.pick((), ())
+        assert first is not None
+        known = [tried(0, space.dense_vector, 0.0), tried(1, first[1], lost)]
+        assert planner.pick(known, ()) not in (None, first)
+        return planner.pick(known, ())
+
+    assert second(0.0) != second(4.0)
 
 
 def test_options_of_one_block_do_not_save_more_than_there_is(
