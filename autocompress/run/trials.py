@@ -64,7 +64,7 @@ class Trials:
         baselines: `(label, vector)` to run before the controller asks, in this order, but for those that go further
             than one that lost too much to come back.
         planner: Puts plans together.
-        waves: How often it does, after the first baseline and before all others.
+        waves: How often it does after the first baseline and before the others; after them as long as it finds any.
         wave: How many plans are picked each time.
         dense: Metrics of the dense model that constraints are relative to.
         checkpoints: Folder for the weights of every complete trial.
@@ -116,8 +116,8 @@ _Stage = Sequence[tuple[str, Vector]] | _Wave
 
 
 def _stages(baselines: Sequence[tuple[str, Vector]], waves: int) -> deque[_Stage]:
-    """What comes before a controller asks."""
-    return deque([baselines[:1], *[_Wave()] * waves, baselines[1:]])
+    """What comes before a controller asks: the last wave is followed by another one while it has any plan."""
+    return deque([baselines[:1], *[_Wave()] * waves, baselines[1:], *[_Wave()] * min(1, waves)])
 
 
 class _Loop:
@@ -239,6 +239,8 @@ class _Loop:
             if vector not in {record.vector for record in records}:
                 return vector, label
         self._before |= plans
+        if plans and len(self._stages) == 1:
+            self._stages.append(_Wave())
         return None
 
     def _of(self, records: Sequence[Record], plans: Collection[Vector] = ()) -> list[Record]:

@@ -117,22 +117,23 @@ def test_every_pick_knows_what_ended_before_it_and_a_run_that_goes_on_picks_the_
     assert first.asked == [(labels[:1], 0), (labels[:2], 0)]
     again = Planned(waves)
     assert run_trials(trials(again), Budget(trials=7))
-    assert again.before == [labels[:1], labels[:3], labels[:4]]
-    # What the second wave does not have ends it.
-    assert again.asked == [(labels[:n], 0) for n in (3, 4, 4, 5)]
+    assert again.before == [labels[:1], labels[:3], labels[:4], labels]
+    # What the second wave does not have ends it; after the last one the controller asks.
+    assert again.asked == [(labels[:n], 0) for n in (3, 4, 4, 5, 6)]
     assert [record.label for record in trials(Planned(waves)).study.records()] == [*labels, "search"]
 
 
-def test_other_baselines_come_after_the_waves(tmp_path: Path, context: Context) -> None:
+def test_other_baselines_come_after_the_first_waves(tmp_path: Path, context: Context) -> None:
     space = tiny_space(context)
     baselines = (("dense", space.dense_vector), ("middle", space.centre_vector), ("far", space.extreme_vector))
     waves = [[(f"planned {n}", (*[0] * (len(space.decisions) - 1), n + 1))] for n in range(2)]
     planner = Planned(waves)
-    trials = replace(make_trials(tmp_path, context, baselines=baselines), planner=planner, waves=2)
+    trials = replace(make_trials(tmp_path, context, baselines=baselines), planner=planner, waves=1)
     assert run_trials(trials, Budget(trials=6))
     labels = [record.label for record in trials.study.records()]
-    assert labels == ["dense", "planned 0", "planned 1", "middle", "far", "search"]
-    assert planner.before == [["dense"], ["dense", "planned 0"]]
+    assert labels == ["dense", "planned 0", "middle", "far", "planned 1", "search"]
+    # A wave more after each that had any.
+    assert planner.before == [labels[:1], labels[:4], labels[:5]]
 
 
 def test_a_trial_that_others_beat_is_stopped_half_way(tmp_path: Path, context: Context) -> None:
