@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -151,6 +152,21 @@ def status(run: RunPath, json_: Json = False) -> None:
 
     data = status_of(Run.open(run))
     print_result(data, json_, status_table(data))
+
+
+@app.command()
+def dashboard(
+    run: RunPath,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Show the trials of a run in Optuna's dashboard, also while it runs; Ctrl-C ends it."""
+    from autocompress.run.dashboard import dashboard_server
+    from autocompress.run.folder import Run
+
+    with dashboard_server(Run.open(run), host, port) as server, contextlib.suppress(KeyboardInterrupt):
+        Console().print(f"http://{host}:{server.server_port}/dashboard, for looking only", highlight=False)
+        server.serve_forever()
 
 
 @app.command()
