@@ -19,8 +19,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,12 +34,12 @@ from controller_runs import KINDS, Search, Trial
 from autocompress.config import Wired, driver_of, wire
 from autocompress.core.constraint import Budget
 from autocompress.core.metric import UNITS, Metric
-from autocompress.core.space import Space, Vector
+from autocompress.core.space import Vector
 from autocompress.emit.report_data import load_report_data
 from autocompress.run.environment import versions
-from autocompress.run.executors import Done, Shown
+from autocompress.run.executors import InProcess
 from autocompress.run.folder import REPORT, REPORT_DATA, Run
-from autocompress.run.jobs import Job, Shared, TrialJob
+from autocompress.run.jobs import Job, Progress, Shared, TrialJob
 from autocompress.run.progress import Silent
 from autocompress.run.settings import SearchConfig
 from autocompress.run.study import Study, open_storage
@@ -90,47 +90,38 @@ def read_search(folder: Path, controller: str, seed: int) -> Search:
     )
 
 
-class Replay:
-    """An executor that trains nothing: a trial has the results of the recorded one whose plan is nearest."""
+@dataclass(frozen=True)
+class _Told:
+    """A job that is done: a trial with recorded results."""
 
-    workers = 1
+    record: Record
+
+    def __call__(self, shared: Shared, progress: Progress) -> Record:
+        return self.record
+
+
+class Replay(InProcess):
+    """An executor that trains nothing: a trial has the results of the recorded one whose plan is nearest."""
 
     def __init__(self, shared: Shared, pool: Sequence[Trial]) -> None:
         """Takes what jobs need that are not trials, and the recorded trials."""
-        self._shared, self._pool = shared, pool
-        self._plans = np.array([trial.vector for trial in pool], dtype=np.float64) / _spans(shared.space)
-        self._waiting: deque[tuple[str, Job]] = deque()
-
-    @property
-    def busy(self) -> int:
-        """How many jobs wait."""
-        return len(self._waiting)
+        super().__init__(shared)
+        self._pool, self._spans = pool, np.maximum(1, np.array(shared.space.extreme_vector))
+        self._plans = np.array([trial.vector for trial in pool], dtype=np.float64) / self._spans
 
     def start(self, key: str, job: Job) -> None:
-        """Puts a job in line."""
-        self._waiting.append((key, job))
-
-    def next(self, shown: Shown | None = None) -> Done:
-        """Does the next one."""
-        key, job = self._waiting.popleft()
-        if not isinstance(job, TrialJob):
-            return Done(key, job(self._shared, lambda done, total: None))
-        values = self.nearest(job.vector).values
-        metrics = {name: Metric.exact(value, UNITS[name]) for name, value in values.items()}
-        return Done(key, Record(job.number, job.label, job.vector, "complete", "short", metrics, {"train": 0.0}))
+        """Puts a job in line, a trial with what it will come to."""
+        super().start(key, _Told(self._recorded(job)) if isinstance(job, TrialJob) else job)
 
     def nearest(self, vector: Vector) -> Trial:
         """The recorded trial whose plan differs least, each decision by the share of its options in between."""
-        apart = np.abs(self._plans - np.array(vector) / _spans(self._shared.space)).sum(axis=1)
+        apart = np.abs(self._plans - np.array(vector) / self._spans).sum(axis=1)
         return self._pool[int(apart.argmin())]
 
-    def stop(self) -> None:
-        """Forgets what waits."""
-        self._waiting.clear()
-
-
-def _spans(space: Space) -> Any:
-    return np.maximum(1, np.array(space.extreme_vector))
+    def _recorded(self, job: TrialJob) -> Record:
+        values = self.nearest(job.vector).values
+        metrics = {name: Metric.exact(value, UNITS[name]) for name, value in values.items()}
+        return Record(job.number, job.label, job.vector, "complete", "short", metrics, {"train": 0.0})
 
 
 def replay(wired: Wired, pool: Sequence[Trial], controller: str, budget: int) -> Search:

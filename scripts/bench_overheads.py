@@ -26,6 +26,7 @@ from autocompress.run.study import Study
 from autocompress.search.additive import BUCKETS, additive_front
 from autocompress.search.controllers import CONTROLLERS, PLANNED, WITH_TABLES, make_controller, no_tables
 from autocompress.search.record import Objective, Record
+from autocompress.search.stopping import telling_of
 from autocompress.targets.calibrate import cpu_model
 
 SEED = 0
@@ -106,6 +107,8 @@ def main() -> None:
         print("| what | ms |\n|---|---|")
         print(f"| tell | {np.median(told):.1f} |")
         print(f"| read all trials, again | {np.median(read):.1f} |")
+        judged = [taken_ms(lambda: telling_of(study.records(), OBJECTIVES)) for _ in range(REPEATS)]
+        print(f"| choose the trials by which one is stopped | {np.median(judged):.1f} |")
         print(f"| open the run and read all trials | {np.median(opened):.0f} |")
         seconds = front_s(150, 150)
         print(f"| the additive front of 150 groups of 150 options | {seconds * 1e3:.0f} |")
