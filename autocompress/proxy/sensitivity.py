@@ -154,7 +154,8 @@ class Effects:
             progress: Called with the plans measured and their total.
         """
         todo = list(dict.fromkeys(vector for vector in vectors if _name(vector) not in self._known))
-        for done, (vector, effect) in enumerate(self._measure(todo)):
+        # Whoever measures may be busy with something else; then what is known can still be asked for.
+        for done, (vector, effect) in enumerate(self._measure(todo) if todo else ()):
             self._known[_name(vector)] = effect
             with self._file.open("a", encoding="utf-8") as log:
                 log.write(json.dumps({"plan": _name(vector), **_plain(effect)}) + "\n")

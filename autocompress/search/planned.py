@@ -130,7 +130,10 @@ class Planner:
         gone = {record.vector for record in known}.union(pending)
         left = [part for vector, part in self._measured.items() if vector not in gone]
         coming = [self._measured[vector] for vector in pending if vector in self._measured]
-        best = self._outlook(known).best(left, 1, coming)
+        # Nothing is measured while trials run.
+        dense = self._effects.space.dense_vector
+        told = [one for one in known if one.vector == dense or self._effects.known(one.vector) is not None]
+        best = self._outlook(told).best(left, 1, coming)
         named = [(f"{PLANNED_LABEL}, {_told(part, self._costs)}", part) for part in best]
         return next(((name, vector_of(self._effects.space, part.chosen)) for name, part in named), None)
 

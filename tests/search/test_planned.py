@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -149,6 +149,25 @@ def test_a_pick_goes_by_what_the_ones_before_it_showed(
         return planner.pick(known, ())
 
     assert second(0.0) != second(4.0)
+
+
+def test_nothing_is_measured_for_a_pick(
+    context: Context, space: Space, effects: Effects, options: Sensitivity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planner = Planner(effects, options, context.dense.info.blocks, OBJECTIVES, SAMPLES)
+    planner.prepare((), COUNT)
+    first = planner.pick((), ())
+    assert first is not None
+    known = [tried(0, space.dense_vector, 0.0), tried(1, first[1], 1.0)]
+    second = planner.pick(known, ())
+
+    def busy(vectors: Sequence[Vector]) -> Iterator[tuple[Vector, Effect | None]]:
+        raise AssertionError(f"asked to measure {len(vectors)} plans")
+
+    monkeypatch.setattr(effects, "_measure", busy)
+    # Of a plan whose effect is not known, nothing is learnt.
+    unknown = tried(2, tuple(len(decision.options) - 1 for decision in space.decisions), 0.0)
+    assert planner.pick([*known, unknown], ()) == second
 
 
 def test_options_of_one_block_do_not_save_more_than_there_is(
