@@ -25,7 +25,7 @@ from autocompress.search.controller import mix, new_vector, scaled_losses, telli
 from autocompress.search.record import TELLING, Objective, Record
 
 _FIRST = 10
-_STEPS = 100
+_STEPS = 75
 # Of so many trials it is trained.
 _REPLAYED = 200
 _BATCH = 128

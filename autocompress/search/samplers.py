@@ -24,7 +24,7 @@ from autocompress.search.record import TELLING, Objective, Record, losses
 
 POPULATION = 16
 # TPE asks itself for every trial it knows how likely a plan is among them: of more than these it learns no better.
-_MOST_KNOWN = {"tpe": 250}
+_MOST_KNOWN = {"tpe": 150}
 _GENERATIONS = {"nsga2": "NSGAIISampler:generation", "nsga3": "NSGAIIISampler:generation"}
 # Place in the history, plan and losses of a complete trial.
 _Told = tuple[int, Vector, tuple[float, ...]]

@@ -27,7 +27,7 @@ from autocompress.search.record import TELLING, Objective, Record
 
 _FIRST = 8
 # A process of more trials takes seconds.
-_MOST_KNOWN = 150
+_MOST_KNOWN = 100
 _CANDIDATES = 256
 _DEPTHS = 3
 _CHANGED = 0.1
