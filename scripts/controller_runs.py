@@ -16,6 +16,7 @@ import numpy as np
 from autocompress.core.metric import MAXIMISED
 from autocompress.core.pareto import hypervolume
 from autocompress.core.space import Vector
+from autocompress.emit.charts import ticks
 
 FORMAT = "autocompress-controllers"
 AT = (5, 10, 15, 25, 50)
@@ -213,11 +214,15 @@ def curves_svg(searches: Sequence[Search], kind: str, title: str) -> str:
             colour = _COLOURS[place % len(_COLOURS)]
             steps = _path(group, kind, whole, left, end, panel == 1)
             parts.append(f'<path d="{steps}" fill="none" stroke="{colour}" stroke-width="2"/>')
+    x, y = float(_LEFT), _TOP + _HEIGHT + 66
     for place, name in enumerate(by_name):
-        x, y = _LEFT + 105 * (place % 8), _TOP + _HEIGHT + 66 + 18 * (place // 8)
+        wide = 34.0 + 7.5 * len(name)
+        if x + wide > _LEFT + 2 * _WIDTH + _GAP:
+            x, y = float(_LEFT), y + 18
         parts.append(f'<rect x="{x}" y="{y - 9}" width="12" height="10" fill="{_COLOURS[place % len(_COLOURS)]}"/>')
         parts.append(_text(x + 18, y, name, "start"))
-    width, height = _LEFT + 2 * _WIDTH + _GAP + 20, _TOP + _HEIGHT + 84 + 18 * ((len(by_name) - 1) // 8)
+        x += wide
+    width, height = _LEFT + 2 * _WIDTH + _GAP + 20, y + 18
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     style = 'font-family="system-ui,sans-serif" font-size="13" fill="#30353c"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>'
@@ -243,8 +248,8 @@ def _frame(left: float, end: float, text: str) -> list[str]:
         y = _TOP + (1.0 - share) * _HEIGHT
         lines.append(f'<path d="M{left} {y}h{_WIDTH}" stroke="#e6e8eb"/>')
         lines.append(_text(left - 6, y + 4, f"{share:g}", "end"))
-        x = left + share * _WIDTH
-        lines.append(_text(x, _TOP + _HEIGHT + 18, f"{share * end:.3g}", "middle"))
+    for tick in ticks(0.0, end):
+        lines.append(_text(left + tick / end * _WIDTH, _TOP + _HEIGHT + 18, f"{tick:g}", "middle"))
     return [*lines, _text(left + _WIDTH / 2, _TOP + _HEIGHT + 38, text, "middle")]
 
 
