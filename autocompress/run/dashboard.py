@@ -8,7 +8,6 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from autocompress.errors import InputError
 from autocompress.run.folder import Run
-from autocompress.run.settings import read_storage
 from autocompress.run.study import open_storage
 
 _LOOKING = ("GET", "HEAD", "OPTIONS")
@@ -30,7 +29,7 @@ def dashboard_server(run: Run, host: str, port: int) -> WSGIServer:
         from optuna_dashboard import wsgi
     except ImportError:
         raise InputError('the dashboard is not installed; pip install "autocompress[dashboard]"') from None
-    app = _looking_only(wsgi(open_storage(run.path, read_storage(run))))
+    app = _looking_only(wsgi(open_storage(run.path, run.storage)))
     try:
         return make_server(host, port, app, handler_class=_Quiet)
     except OSError as error:

@@ -50,6 +50,12 @@ class Run:
         return Run(folder, config)
 
     @property
+    def storage(self) -> str | None:
+        """The URL of the storage that holds its study; None for the journal in its folder."""
+        storage = self.config["search"].get("storage")
+        return None if storage is None else str(storage)
+
+    @property
     def study(self) -> str:
         """The name of its study in the storage."""
         return str(self.config.get("resolved", {}).get("study", STUDY))

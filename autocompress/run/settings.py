@@ -128,12 +128,6 @@ def new_folder(output: str | Path | None, config: SearchConfig) -> Path:
     return folder
 
 
-def read_storage(run: Run) -> str | None:
-    """The URL of the storage that a run keeps its study in; None for the journal in its folder."""
-    storage = run.config["search"].get("storage")
-    return None if storage is None else str(storage)
-
-
 def read_config(run: Run) -> SearchConfig:
     """The configuration a run was started with.
 

@@ -56,9 +56,8 @@ def status_of(run: Run) -> dict[str, Any]:
     """Trials by state, who drives the run, what the time went into and what is written so far."""
     counts: dict[str, int] = {}
     seconds: dict[str, float] = {}
-    storage = run.config["search"].get("storage")
-    if storage is not None or (run.path / JOURNAL).is_file():
-        backend = open_storage(run.path, storage)
+    if run.storage is not None or (run.path / JOURNAL).is_file():
+        backend = open_storage(run.path, run.storage)
         study = next((one for one in backend.get_all_studies() if one.study_name == run.study), None)
         for trial in backend.get_all_trials(study._study_id, deepcopy=False) if study is not None else ():
             if "replaced_by" not in trial.user_attrs:

@@ -20,8 +20,7 @@ from autocompress.run.weights import checkpoint_path
 from autocompress.search.controller import Controller
 from autocompress.search.outlook import WORST_LOST
 from autocompress.search.planned import PLANNED_LABEL
-from autocompress.search.record import Objective, Record, too_far
-from autocompress.search.seeded import ASKED
+from autocompress.search.record import ASKED, Objective, Record, too_far
 from autocompress.search.stopping import telling_of
 
 LOG = logging.getLogger("autocompress")
@@ -199,9 +198,10 @@ class _Loop:
             known = self._known(records)
             if known is None:
                 return None
-            asked = (
-                self._picked(stage, known, records) if isinstance(stage, _Wave) else self._baseline(stage, known, tried)
-            )
+            if isinstance(stage, _Wave):
+                asked = self._picked(stage, known, records, tried)
+            else:
+                asked = self._baseline(stage, known, tried)
             if asked is not None:
                 return asked
             self._stages.popleft()
@@ -225,7 +225,9 @@ class _Loop:
         # Of a run that goes on some were picked before.
         return _Wave(set([vector for vector in picked if vector not in self._before][: self._trials.wave]))
 
-    def _picked(self, wave: _Wave, known: Sequence[Record], records: Sequence[Record]) -> tuple[Vector, str] | None:
+    def _picked(
+        self, wave: _Wave, known: Sequence[Record], records: Sequence[Record], tried: Collection[Vector]
+    ) -> tuple[Vector, str] | None:
         """The next plan of a wave, None after the last."""
         plans = wave.plans
         assert plans is not None
@@ -236,7 +238,7 @@ class _Loop:
                 break
             label, vector = picked
             plans.add(vector)
-            if vector not in {record.vector for record in records}:
+            if vector not in tried:
                 return vector, label
         self._before |= plans
         if plans and len(self._stages) == 1:

@@ -134,8 +134,9 @@ class Planner:
         dense = self._effects.space.dense_vector
         told = [one for one in known if one.vector == dense or self._effects.known(one.vector) is not None]
         best = self._outlook(told).best(left, 1, coming)
-        named = [(f"{PLANNED_LABEL}, {_told(part, self._costs)}", part) for part in best]
-        return next(((name, vector_of(self._effects.space, part.chosen)) for name, part in named), None)
+        if not best:
+            return None
+        return f"{PLANNED_LABEL}, {_told(best[0], self._costs)}", vector_of(self._effects.space, best[0].chosen)
 
     def _outlook(self, known: Sequence[Record]) -> Outlook:
         tried = list(_tried(self._effects, self._objectives, known))

@@ -10,6 +10,8 @@ from autocompress.core.pareto import non_dominated
 from autocompress.core.space import Vector
 
 STATES = ("running", "complete", "stopped", "infeasible", "failed")
+# The label of what a controller asked for.
+ASKED = "search"
 # What controllers learn from.
 TELLING = ("complete", "stopped")
 

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 from autocompress.core.space import Vector
 from autocompress.search.controller import Controller
-from autocompress.search.record import Record
-
-# What a controller asked for, beside the baselines.
-ASKED = "search"
+from autocompress.search.record import ASKED, Record
 
 
 @dataclass(frozen=True)
