@@ -17,7 +17,7 @@ from autocompress.core.rules import SpaceRules, build_space, load_rules
 from autocompress.core.shipped import cache_folder
 from autocompress.core.space import Space
 from autocompress.core.strict_yaml import read_yaml
-from autocompress.errors import InputError, nearest
+from autocompress.errors import InputError, UnsupportedError, nearest
 from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.proxy.own_networks import knowing_its_model
@@ -156,7 +156,7 @@ def search(
     )
     study = new_name(folder, resolved.storage)
     driver = driver_of(wired, folder, study, listener)
-    driver.check_constraints()
+    driver.check()
     if resolved.storage is not None:
         open_storage(folder, resolved.storage)
     with held(folder) as lease:
@@ -371,11 +371,17 @@ def estimate(task: str, target: str, plan: Path | None, precision: str | None) -
     check_task(model)
     context = Context(model, loaded, precision or loaded.profile.default_precision, Effort())
     wanted = read_plan(plan) if plan is not None else Plan()
-    cost = cost_of_plan(wanted, context)
+    try:
+        bytes_per_node, notes = context.overhead_bytes_per_node, []
+    except UnsupportedError as error:
+        # What no file can hold still has kernels, and they still have their times.
+        bytes_per_node, notes = 0.0, [f"{error}; the size is that of its weights alone"]
+    cost = cost_of_plan(wanted, context, bytes_per_node)
     return {
         "task": task,
         "target": target,
         "precision": context.precision,
+        "notes": notes,
         "metrics": {name: metric.to_dict() for name, metric in cost.metrics.items()},
         "coverage": dict(cost.latency.coverage),
         "kernels": [

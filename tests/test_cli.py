@@ -59,6 +59,36 @@ def bad_numbers():
 
 def no_task():
     return 3
+
+
+class Foreign(nn.Sequential):
+    def __init__(self, kind):
+        super().__init__(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+        self.kind = kind
+
+    def forward(self, x):
+        x = self[0](x)
+        if self.kind == "fft":
+            x = torch.fft.irfft2(torch.fft.rfft2(x), s=x.shape[-2:])
+        else:
+            x = torch.ops.mine.twist(x)
+        for layer in list(self)[1:]:
+            x = layer(x)
+        return x
+
+
+if not hasattr(torch.ops.mine, "twist"):
+    twist = torch.library.custom_op("mine::twist", lambda x: x.flip(-1), mutates_args=(), schema="(Tensor x) -> Tensor")
+    twist.register_fake(torch.empty_like)
+    twist.register_autograd(lambda _, gradient: gradient.flip(-1))
+
+
+def foreign_fft():
+    return replace(good(), model=Foreign("fft"))
+
+
+def foreign_twist():
+    return replace(good(), model=Foreign("twist"))
 """
 SPACE = """name: small
 rules:
@@ -311,8 +341,28 @@ def test_a_space_for_machines(shell: Shell) -> None:
 
 def test_an_estimate_for_machines(shell: Shell) -> None:
     found = shell.json("estimate", "--task", "tasks.py:good")
-    assert set(found) == {"task", "target", "precision", "metrics", "coverage", "kernels"}
-    assert found["metrics"]["latency_ms"]["unit"] == "ms"
+    assert set(found) == {"task", "target", "precision", "notes", "metrics", "coverage", "kernels"}
+    assert (found["metrics"]["latency_ms"]["unit"], found["notes"]) == ("ms", [])
+
+
+@pytest.mark.parametrize(("kind", "operator"), [("fft", "fft_rfft2"), ("twist", "mine::twist")])
+@pytest.mark.parametrize("target", ["jetson-nano", "raspberry-pi-5", "cortex-a76", "jetson-tx2"])
+def test_an_operator_that_no_table_knows_is_flagged_and_not_free(
+    shell: Shell, kind: str, operator: str, target: str
+) -> None:
+    found = shell.json("estimate", "--task", f"tasks.py:foreign_{kind}", "--target", target)
+    flagged = [each for each in found["kernels"] if operator in (each["flag"] or "")]
+    assert flagged
+    assert all(each["ms"] > 0 and each["origin"] == "analytic" for each in flagged)
+    (note,) = found["notes"]
+    assert operator in note
+
+
+@pytest.mark.parametrize("kind", ["fft", "twist"])
+def test_a_model_that_cannot_be_a_file_is_refused_before_a_run(shell: Shell, kind: str) -> None:
+    message = shell.refused("search", "--task", f"tasks.py:foreign_{kind}", "--output", "out", "--budget", "2")
+    assert "cannot be written as ONNX opset 13" in message
+    assert not (shell.folder / "out").exists()
 
 
 def test_a_finished_run_for_machines(shell: Shell, finished: Path) -> None:

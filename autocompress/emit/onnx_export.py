@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ def _trace(
     for name, child in quantizers:
         module.set_submodule(name, _Mark(child, shapes.get(name, ())))
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_log():
         warnings.filterwarnings("ignore", message=".*legacy TorchScript-based ONNX export", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message="The feature will be removed", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message="Constant folding - Only steps=1", category=UserWarning)
@@ -192,6 +193,20 @@ def _trace(
             reason = str(error).splitlines()[0]
             raise UnsupportedError(f"the model cannot be written as ONNX opset {opset}: {reason}") from error
     return onnx.load_from_string(buffer.getvalue())
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Keeps the exporter from printing the whole graph where it fails: its error says enough.
+
+    It switches its log on, whatever was set before, so that nothing but the function itself keeps it quiet.
+    """
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *_: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log
 
 
 def _rewrite(traced: ModelProto, folded: FoldedModel, shapes: dict[str, tuple[int, ...]]) -> ModelProto:

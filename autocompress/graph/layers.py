@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from torch import fx, nn
+from torch._ops import OpOverload
 
 OP_OF_MODULE: dict[type[nn.Module], str] = {
     nn.Conv1d: "conv1d",
@@ -76,5 +77,8 @@ def is_matmul(node: fx.Node) -> bool:
 
 
 def aten_name(node: fx.Node) -> str:
-    """The name of an operator without its namespace and overload: `conv2d` of `aten.conv2d.default`."""
-    return str(node.target).removeprefix("aten.").split(".")[0]
+    """The name of an operator without its overload: `conv2d` of `aten.conv2d.default`, `my::op` of `my.op.default`."""
+    namespace, *rest = str(node.target).split(".")
+    if namespace == "aten":
+        return rest[0]
+    return f"{namespace}::{rest[0]}" if isinstance(node.target, OpOverload) else namespace

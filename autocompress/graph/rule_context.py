@@ -8,6 +8,7 @@ from typing import Any
 from torch import fx
 
 from autocompress.graph.labels import Block, Coupler, Labels
+from autocompress.graph.layers import aten_name
 
 Shape = tuple[int, ...]
 
@@ -34,7 +35,7 @@ Rule = Callable[[Context, fx.Node], Any]
 
 def where(node: fx.Node) -> str:
     """How an operator is named in messages: its kind and its place in the graph."""
-    return f"{str(node.target).removeprefix('aten.').split('.')[0]} ({node.name})"
+    return f"{aten_name(node)} ({node.name})"
 
 
 def dimension(value: int, rank: int) -> int:

@@ -28,10 +28,19 @@ class Cost:
     latency: LatencyEstimate
 
 
-def cost_of_plan(plan: Plan, context: Context) -> Cost:
-    """The cost of a plan without training or calibrating anything."""
+def cost_of_plan(plan: Plan, context: Context, bytes_per_node: float | None = None) -> Cost:
+    """The cost of a plan without training or calibrating anything.
+
+    Args:
+        plan: The plan.
+        context: Of the model and the target.
+        bytes_per_node: What an operator takes in the file besides its weights; None finds it from the dense file.
+
+    Raises:
+        UnsupportedError: it is None, and the dense model cannot be written as a file.
+    """
     compressed = compress(context.traced(plan), plan, weights=False)
-    return cost_of_model(compressed.module, context)
+    return cost_of_model(compressed.module, context, bytes_per_node)
 
 
 def latency_of_plan(plan: Plan, context: Context) -> LatencyEstimate:
@@ -61,13 +70,14 @@ def structure_cost_of_plan(plan: Plan, context: Context) -> dict[str, float]:
         }
 
 
-def cost_of_model(module: fx.GraphModule, context: Context) -> Cost:
-    """The cost of a compressed model; bytes are predicted from what packing takes."""
+def cost_of_model(module: fx.GraphModule, context: Context, bytes_per_node: float | None = None) -> Cost:
+    """The cost of a compressed model; bytes are predicted from what packing takes, as in `cost_of_plan`."""
     network = network_of(module)
     steps = fuse(network, context.target.fusion)
     latency = context.target.estimate_steps(steps, context.precision)
     nodes = len(module.graph.nodes) - len(activation_quantizers(module))
-    size = round(payload_bytes(module) + nodes * context.overhead_bytes_per_node)
+    rest = nodes * (context.overhead_bytes_per_node if bytes_per_node is None else bytes_per_node)
+    size = round(payload_bytes(module) + rest)
     precision = context.target.profile.runs_as(context.precision)
     metrics = {
         "size_bytes": Metric(size, round(size * 0.97), round(size * 1.03), "analytic", "bytes"),

@@ -106,15 +106,17 @@ class Driver:
         self.settings = settings
         self.listener = listener
 
-    def check_constraints(self) -> None:
-        """Refuses constraints that no plan can meet, with the best value there is.
+    def check(self) -> None:
+        """Refuses what cannot end well: a model that cannot be a file, constraints that no plan can meet.
 
         Raises:
+            UnsupportedError: an operator of the dense model has no form in a file for the target.
             InputError: by the tables, a constraint is out of reach.
         """
+        dense = dense_cost(self.context)
         if not self.constraints:
             return
-        dense, least = dense_cost(self.context), least_costs(self.space, self.context)
+        least = least_costs(self.space, self.context)
         for constraint in self.constraints:
             if constraint.metric in least and constraint.violation(least, dense) > 0:
                 best, limit = least[constraint.metric], constraint.limit(dense)

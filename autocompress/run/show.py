@@ -199,7 +199,7 @@ def export_file(source: Path, output: Path, point: str | None, plain: bool) -> d
 
 def estimate_table(data: Mapping[str, Any]) -> Table:
     """An estimate kernel by kernel, the totals last."""
-    table = Table("kernel", "op", "ms", "origin", "flag")
+    table = Table("kernel", "op", "ms", "origin", "flag", caption="\n".join(data["notes"]), caption_justify="left")
     for row in data["kernels"]:
         table.add_row(row["kernel"], row["op"], f"{row['ms']:.4f}", row["origin"], row["flag"] or "")
     table.add_section()
