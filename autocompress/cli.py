@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from autocompress.cli_options import Json, SpaceName, TargetName, TaskName, print_result
+from autocompress.cli_options import Json, RayAddress, SpaceName, TargetName, TaskName, WorkersCount, print_result
 from autocompress.cli_targets import targets_app
 from autocompress.errors import AutoCompressError, InputError, RunError
 from autocompress.run.uninterrupted import end_on_request
@@ -82,7 +82,10 @@ def search(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     storage: Annotated[str | None, typer.Option(help="Any URL that Optuna takes.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes side by side; one for each core by default.")] = None,
+    workers: WorkersCount = None,
+    ray_address: RayAddress = None,
+    cpus_per_trial: Annotated[int | None, typer.Option(help="Threads and processors of each worker.")] = None,
+    gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs of each worker, also a part of one.")] = None,
     json_: Json = False,
 ) -> None:
     """Search a space for a task on a target; leaves a folder of verified files and a report."""
@@ -109,6 +112,9 @@ def search(
         device=device,
         storage=storage,
         workers=workers,
+        ray_address=ray_address,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
     )
     with Terminal() as listener:
         run = wiring.search(
@@ -122,6 +128,8 @@ def search(
 def resume(
     run: RunPath,
     budget: Annotated[str | None, typer.Option(help="A new total (80) or more on top (+30).")] = None,
+    workers: WorkersCount = None,
+    ray_address: RayAddress = None,
     json_: Json = False,
 ) -> None:
     """Go on with a run that was interrupted, or extend one."""
@@ -129,7 +137,7 @@ def resume(
     from autocompress.run.progress import Terminal
 
     with Terminal() as listener:
-        result = wiring.resume(run, budget, listener)
+        result = wiring.resume(run, budget, listener, workers=workers, ray_address=ray_address)
     _finish(result, json_)
 
 

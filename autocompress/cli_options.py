@@ -12,6 +12,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 TaskName = Annotated[str, typer.Option("--task", help="Built-in name, file.py:function or package.module:function.")]
 TargetName = Annotated[str, typer.Option("--target", help="Shipped name or path of a profile.")]
 SpaceName = Annotated[str, typer.Option("--space", help="Shipped name or path of a YAML or Python file.")]
+WorkersCount = Annotated[
+    int | None, typer.Option("--workers", help="Processes side by side; one for each core by default.")
+]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", help="A Ray cluster to work on: auto, host:port or ray://host:port.")
+]
 
 
 def print_result(data: Any, as_json: bool, table: RenderableType) -> None:

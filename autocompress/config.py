@@ -165,25 +165,39 @@ def search(
     return Run.open(folder)
 
 
-def resume(path: str | Path, budget: str | None = None, listener: Listener | None = None) -> Run:
+def resume(
+    path: str | Path,
+    budget: str | None = None,
+    listener: Listener | None = None,
+    *,
+    workers: int | None = None,
+    ray_address: str | None = None,
+) -> Run:
     """Goes on with a run: finished trials are kept, what was in flight is run again.
 
     Args:
         path: The run folder.
         budget: A new total (`80`), or more on top of the old one (`+30`); None keeps the old.
         listener: Is told of the progress.
+        workers: Another number of processes than before; None keeps it.
+        ray_address: Another place for them; None keeps it.
 
     Raises:
         InputError: not a run, or its task, model or data changed since.
     """
     run = Run.open(path)
-    config = read_config(run)
-    total = parse_budget(config.budget) if budget is None else _extended(config.budget, budget)
+    before = read_config(run)
+    total = parse_budget(before.budget) if budget is None else _extended(before.budget, budget)
+    config = replace(
+        before,
+        budget=before.budget if budget is None or total.trials is None else str(total.trials),
+        workers=before.workers if workers is None else workers,
+        ray_address=before.ray_address if ray_address is None else ray_address,
+    )
     wired = wire(config)
     _check_unchanged(run, wired)
     with held(run.path) as lease:
-        if budget is not None and total.trials is not None:
-            wired = replace(wired, config=replace(config, budget=str(total.trials)))
+        if config != before:
             write_config(run.path, wired, run.study)
         driver_of(wired, run.path, run.study, listener).run(total, lease)
     return Run.open(path)

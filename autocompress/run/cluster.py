@@ -7,207 +7,215 @@ driver alone writes, is all that a later driver needs.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from pickle import PickleError
 from typing import Any
-
-# Ray is to write no key into the user's home and to report to nobody; it reads these when it is imported.
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 import torch
 
 from autocompress.errors import InputError, RunError
-from autocompress.run.executors import Done, NotSendableError, Shown
+from autocompress.run.executors import Done, NotSendableError, Shown, Workers
 from autocompress.run.jobs import Job, Shared, one_line
-from autocompress.run.uninterrupted import handlers_kept
-from autocompress.targets.quiet import alone
+from autocompress.run.ray_start import join_ray, last_line, start_ray
+from autocompress.run.worker import Answer, Worker
 from autocompress.tasks.loading import USER_MODULES
 
 LOG = logging.getLogger("autocompress")
 _TRIES = 3
 _LOOK_S = 1.0
 _STARTING_BACK_OFF_S = 0.5
+# A cluster may have to start machines first.
+PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """What comes back from a worker: the result or an error, and what was logged on the way."""
+class _Task:
+    """A job to do: the how manieth try it is."""
 
-    result: Any
-    error: str | None
-    logged: tuple[tuple[int, str], ...]
-
-
-class _Worker:
-    """Lives in a process of its own; one thread works while another tells how far it is."""
-
-    def __init__(self, paths: list[str], sent: list[Any], threads: int) -> None:
-        # What the task is made of may lie where only the driver was told to look.
-        sys.path.extend(path for path in paths if path not in sys.path)
-        self._shared: Shared = ray.get(sent[0])
-        self._threads = threads
-        self._progress = (0, 1)
-
-    def run(self, job: Job) -> _Answer:
-        torch.set_num_threads(self._threads)
-        self._progress = (0, 1)
-        with _captured() as logged:
-            try:
-                return _Answer(job(self._shared, self._show), None, tuple(logged))
-            except Exception as error:  # noqa: BLE001  # whatever a job raises is its result
-                logged.append((logging.ERROR, f"{one_line(error)}\n{traceback.format_exc()}"))
-                return _Answer(None, one_line(error), tuple(logged))
-
-    def progress(self) -> tuple[int, int]:
-        return self._progress
-
-    def _show(self, done: int, total: int) -> None:
-        self._progress = (done, total)
-
-
-class _Keep(logging.Handler):
-    def __init__(self, kept: list[tuple[int, str]]) -> None:
-        super().__init__()
-        self._kept = kept
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._kept.append((record.levelno, record.getMessage()))
-
-
-@contextmanager
-def _captured() -> Iterator[list[tuple[int, str]]]:
-    """What is logged meanwhile, for the log of the run, which is the driver's."""
-    kept: list[tuple[int, str]] = []
-    handler = _Keep(kept)
-    LOG.addHandler(handler)
-    LOG.setLevel(logging.INFO)
-    LOG.propagate = False
-    try:
-        yield kept
-    finally:
-        LOG.removeHandler(handler)
-
-
-@dataclass
-class _Running:
     key: str
     job: Job
+    tries: int = 1
+
+
+@dataclass(frozen=True)
+class _Hired:
+    """A worker that is there, and the machine it is on."""
+
     actor: Any
-    tries: int
+    place: str
+
+
+@dataclass(frozen=True)
+class _Running:
+    task: _Task
+    worker: _Hired
 
 
 class RayWorkers:
-    """Jobs on Ray actors; a job whose worker dies is tried again on a new one, three times in all."""
+    """Jobs on Ray actors; a job whose worker dies is tried again on another, three times in all.
 
-    def __init__(self, shared: Shared, workers: int, threads: int) -> None:
-        """Starts the workers, on a Ray that runs already or on one of this machine's own.
+    A worker that is lost is replaced where the cluster has room; while it has none, the others do its jobs.
+    """
+
+    def __init__(self, shared: Shared, workers: Workers) -> None:
+        """Asks for the workers, on a Ray that runs already or on one of this machine's own.
 
         Args:
             shared: What the jobs need.
-            workers: How many processes.
-            threads: Of each.
+            workers: How many processes, where, and what each takes.
 
         Raises:
             NotSendableError: the task cannot be sent to another process.
-            InputError: the Ray that runs already has fewer processors.
+            InputError: there is no cluster at the address, or this process's own Ray has fewer processors.
         """
-        self.workers = workers
-        self._threads = threads
-        self._gpus = torch.cuda.device_count() / workers if shared.context.device == "cuda" else 0.0
-        self._own = not ray.is_initialized()
-        if self._own:
-            start_ray(workers * threads)
-        there = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
-        if there < workers * threads:
-            raise InputError(f"workers is {workers}, of {threads} threads each; the Ray cluster has {there:g} CPUs")
+        self.workers = workers.count
+        self._asked = workers
+        self._gpus = _gpus_of(shared, workers)
+        self._joined = not ray.is_initialized()
+        if self._joined and workers.address is not None:
+            join_ray(workers.address)
+        elif self._joined:
+            start_ray(workers.count * workers.threads)
         try:
+            _require_room(workers)
             self._shared = _sent(shared)
-        except NotSendableError:
-            if self._own:
+        except InputError:
+            if self._joined:
                 ray.shutdown()
             raise
-        self._idle = [self._worker() for _ in range(workers)]
+        self._coming: dict[Any, Any] = {}
+        self._idle: list[_Hired] = []
+        self._waiting: deque[_Task] = deque()
         self._running: dict[Any, _Running] = {}
+        self._alone_since: float | None = None
+        for _ in range(workers.count):
+            self._hire()
 
     @property
     def busy(self) -> int:
-        """How many jobs run."""
-        return len(self._running)
+        """How many jobs run, or wait for a worker."""
+        return len(self._running) + len(self._waiting)
 
     def start(self, key: str, job: Job) -> None:
-        """Gives the job to a worker that has none."""
-        self._start(_Running(key, job, self._idle.pop(), 1))
+        """Gives the job to a worker that has none, or to the first that comes."""
+        self._waiting.append(_Task(key, job))
+        self._hand_out()
 
     def next(self, shown: Shown | None = None) -> Done:
-        """Waits until one of the workers is done."""
+        """Waits until one of the workers is done.
+
+        Raises:
+            RunError: no worker can take the task, or none came for a long time.
+        """
         while True:
-            ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_LOOK_S)
+            ready, _ = ray.wait([*self._running, *self._coming], num_returns=1, timeout=_LOOK_S)
             if not ready:
                 self._look(shown)
-                continue
-            running = self._running.pop(ready[0])
-            try:
-                answer: _Answer = ray.get(ready[0])
-            except ray.exceptions.RayActorError as error:
-                if error.actor_init_failed:
-                    raise RunError(f"a worker cannot take the task: {_last_line(error)}; use --workers 1") from error
-                lost = self._lost(running, error)
-                if lost is not None:
-                    return lost
-                continue
-            except ray.exceptions.RayError as error:
-                self._idle.append(running.actor)
-                return Done(running.key, None, _last_line(error))
-            self._idle.append(running.actor)
-            for level, message in answer.logged:
-                LOG.log(level, "%s", message)
-            return Done(running.key, answer.result, answer.error)
+                self._require_someone()
+            elif ready[0] in self._coming:
+                self._welcome(ready[0])
+            else:
+                done = self._ended(ready[0])
+                if done is not None:
+                    return done
 
     def stop(self) -> None:
         """Ends the workers, and Ray if it was started for them."""
-        for actor in (*self._idle, *(running.actor for running in self._running.values())):
+        running = (running.worker.actor for running in self._running.values())
+        for actor in (*self._coming.values(), *(worker.actor for worker in self._idle), *running):
             ray.kill(actor)
-        self._idle, self._running = [], {}
-        if self._own:
+        self._coming, self._idle, self._running = {}, [], {}
+        self._waiting.clear()
+        if self._joined:
             ray.shutdown()
 
-    def _worker(self) -> Any:
-        # Two at a time: the job, and the question how far it is.
-        options = ray.remote(_Worker).options(
-            num_cpus=self._threads, num_gpus=self._gpus, max_concurrency=2, max_restarts=0
-        )
-        return options.remote(sys.path, [self._shared], self._threads)
+    # --- workers ---------------------------------------------------------------------------------------------------
 
-    def _start(self, running: _Running) -> None:
-        self._running[running.actor.run.remote(running.job)] = running
+    def _hire(self) -> None:
+        # Two at a time: the job, and the question how far it is.
+        options = ray.remote(Worker).options(
+            num_cpus=self._asked.threads, num_gpus=self._gpus, max_concurrency=2, max_restarts=0
+        )
+        actor: Any = options.remote(sys.path, [self._shared], self._asked.threads)
+        self._coming[actor.place.remote()] = actor
+
+    def _welcome(self, arrival: Any) -> None:
+        """A worker is there, or will never be."""
+        actor = self._coming.pop(arrival)
+        try:
+            place: str = ray.get(arrival)
+        except ray.exceptions.RayActorError as error:
+            if error.actor_init_failed:
+                raise RunError(f"a worker cannot take the task: {last_line(error)}; use --workers 1") from error
+            LOG.error("a worker was lost before it had begun: %s", error)
+            time.sleep(_STARTING_BACK_OFF_S)
+            self._hire()
+            return
+        self._idle.append(_Hired(actor, place))
+        self._hand_out()
+
+    def _require_someone(self) -> None:
+        if self._running or self._idle:
+            self._alone_since = None
+            return
+        now = time.monotonic()
+        if self._alone_since is None:
+            self._alone_since = now
+            LOG.warning("no worker is there; waiting for the Ray cluster")
+        if now - self._alone_since > PATIENCE_S:
+            raise RunError(
+                f"no worker came within {PATIENCE_S / 60:.0f} minutes: the Ray cluster has no room for one of "
+                f"{self._asked.threads} CPUs and {self._gpus:g} GPUs; `resume` goes on when it has"
+            )
+
+    # --- jobs ------------------------------------------------------------------------------------------------------
+
+    def _hand_out(self) -> None:
+        while self._waiting and self._idle:
+            worker, task = self._idle.pop(), self._waiting.popleft()
+            self._running[worker.actor.run.remote(task.job)] = _Running(task, worker)
+
+    def _ended(self, reference: Any) -> Done | None:
+        """How a job ended; None if it is tried again."""
+        running = self._running.pop(reference)
+        try:
+            answer: Answer = ray.get(reference)
+        except ray.exceptions.RayActorError as error:
+            return self._lost(running, error)
+        except ray.exceptions.RayError as error:
+            self._free(running.worker)
+            return Done(running.task.key, None, last_line(error))
+        self._free(running.worker)
+        for level, message in answer.logged:
+            LOG.log(level, "%s", message)
+        return Done(running.task.key, answer.result, answer.error)
+
+    def _free(self, worker: _Hired) -> None:
+        self._idle.append(worker)
+        self._hand_out()
 
     def _lost(self, running: _Running, error: Exception) -> Done | None:
-        """Starts a job again whose worker is gone; gives it up after three times."""
-        why = _last_line(error)
-        LOG.error("%s: its worker was lost (%d of %d): %s", running.key, running.tries, _TRIES, error)
-        ray.kill(running.actor)
-        actor = self._worker()
-        if running.tries == _TRIES:
-            self._idle.append(actor)
-            return Done(running.key, None, f"its worker was lost {_TRIES} times; the last time: {why}")
-        time.sleep(_STARTING_BACK_OFF_S * 2 ** (running.tries - 1))
-        self._start(_Running(running.key, running.job, actor, running.tries + 1))
+        """Puts a job first again whose worker is gone; gives it up after three times."""
+        task, place, why = running.task, running.worker.place, last_line(error)
+        LOG.error("%s: its worker on %s was lost (%d of %d): %s", task.key, place, task.tries, _TRIES, error)
+        ray.kill(running.worker.actor)
+        self._hire()
+        if task.tries == _TRIES:
+            return Done(task.key, None, f"its worker was lost {_TRIES} times; the last time, on {place}: {why}")
+        time.sleep(_STARTING_BACK_OFF_S * 2 ** (task.tries - 1))
+        self._waiting.appendleft(replace(task, tries=task.tries + 1))
+        self._hand_out()
         return None
 
     def _look(self, shown: Shown | None) -> None:
         if shown is None:
             return
-        asked = {running.actor.progress.remote(): running.key for running in self._running.values()}
-        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_LOOK_S)
+        asked = {one.worker.actor.progress.remote(): one.task.key for one in self._running.values()}
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_LOOK_S) if asked else ([], [])
         for reference in ready:
             try:
                 done, total = ray.get(reference)
@@ -217,38 +225,24 @@ class RayWorkers:
             shown(asked[reference], done, total)
 
 
-def _last_line(error: Exception) -> str:
-    """Ray puts what went wrong under where it did."""
-    return str(error).strip().splitlines()[-1]
+def _gpus_of(shared: Shared, workers: Workers) -> float:
+    """What each worker takes: what was asked for, else all of this machine's together, or one each on a cluster."""
+    if shared.context.device != "cuda":
+        return 0.0
+    if workers.gpus is not None:
+        return workers.gpus
+    return torch.cuda.device_count() / workers.count if workers.address is None else 1.0
 
 
-def start_ray(cpus: int) -> None:
-    """A Ray of this machine's own that keeps to itself: no dashboard, no reports, no keys.
-
-    Two that start at once may draw the same port (ray-project/ray issue 53906), so one waits for the other; other
-    programs that start a Ray know nothing of that, so it is tried again.
-
-    Raises:
-        RunError: it does not start.
-    """
-    for last in (False, False, True):
-        try:
-            # Ray would end this process at once when it is told to end.
-            with alone("ray"), handlers_kept():
-                ray.init(
-                    address="local",
-                    num_cpus=cpus,
-                    include_dashboard=False,
-                    configure_logging=True,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                )
-            return
-        except (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
-            LOG.error("Ray did not start: %s", error)
-            ray.shutdown()
-            if last:
-                raise RunError(f"Ray does not start: {_last_line(error)}; use --workers 1 to do without") from error
+def _require_room(workers: Workers) -> None:
+    """Refuses more workers than this process's Ray has processors; a cluster may grow."""
+    there, wanted = ray.cluster_resources().get("CPU", 0), workers.count * workers.threads  # type: ignore[no-untyped-call]
+    if there >= wanted:
+        return
+    told = f"workers is {workers.count}, of {workers.threads} threads each; the Ray cluster has {there:g} CPUs"
+    if workers.address is None:
+        raise InputError(told)
+    LOG.warning("%s now: fewer work until it has more", told)
 
 
 def _sent(shared: Shared) -> Any:

@@ -20,6 +20,11 @@ LOG = logging.getLogger("autocompress")
 MOST_WORKERS = 8
 # What a worker takes beside the data: the library, the dense model, and the activations of a training step.
 _WORKER_BYTES = 2 * 2**30
+_RAY_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
 Shown = Callable[[str, int, int], None]
 
 
@@ -128,21 +133,25 @@ class Workers:
     """How many processes work at a time.
 
     Attributes:
-        count: 1 is the process itself.
-        threads: Of each.
+        count: 1 is the process itself, unless there is an address.
+        threads: Of each; as many processors are taken for it.
         asked_for: By the user: fewer will not do.
+        address: Of a Ray cluster; None for processes of this machine.
+        gpus: That each takes, also a part of one; None shares out those of this machine.
     """
 
     count: int = 1
     threads: int = 1
     asked_for: bool = False
+    address: str | None = None
+    gpus: float | None = None
 
 
 @contextmanager
 def workers_of(shared: Shared, workers: Workers, say: Callable[[str], None]) -> Iterator[Executor]:
     """An executor that is stopped in the end; one worker does everything where the task cannot be sent to others."""
     try:
-        executor = make_executor(shared, workers.count, workers.threads)
+        executor = make_executor(shared, workers)
     except NotSendableError as error:
         if workers.asked_for:
             raise
@@ -154,14 +163,17 @@ def workers_of(shared: Shared, workers: Workers, say: Callable[[str], None]) -> 
         executor.stop()
 
 
-def make_executor(shared: Shared, workers: int, threads: int) -> Executor:
-    """The process itself for one worker, else as many others with so many threads each."""
-    if workers == 1:
+def make_executor(shared: Shared, workers: Workers) -> Executor:
+    """The process itself for one worker, else as many others, here or on a cluster."""
+    if workers.count == 1 and workers.address is None:
         return InProcess(shared)
-    # Ray takes seconds to import and is needed for this alone.
+    # Ray takes seconds to import and is needed for this alone. It is to write no key into the user's home and to
+    # report to nobody, which it reads when it is imported.
+    for name, value in _RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     from autocompress.run.cluster import RayWorkers
 
-    return RayWorkers(shared, workers, threads)
+    return RayWorkers(shared, workers)
 
 
 def best_workers(threads: int, device: str) -> int:

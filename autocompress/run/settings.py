@@ -38,6 +38,9 @@ class SearchConfig:
         device: `cpu`, `cuda`, or `auto`.
         storage: Any URL that Optuna takes; None keeps a journal in the run folder.
         workers: Processes that work side by side; None takes one for each core, up to 8, or one for a GPU.
+        ray_address: Of a Ray cluster that they work on: `auto`, `host:port`, `ray://host:port`; None for this machine.
+        cpus_per_trial: Threads and processors of each worker; None shares out this machine's, and is one on a cluster.
+        gpus_per_trial: GPUs of each worker, also a part of one.
     """
 
     task: str = "digits"
@@ -58,6 +61,9 @@ class SearchConfig:
     device: str = "auto"
     storage: str | None = None
     workers: int | None = None
+    ray_address: str | None = None
+    cpus_per_trial: int | None = None
+    gpus_per_trial: float | None = None
 
     def __post_init__(self) -> None:
         for name in self.objectives:
@@ -72,13 +78,20 @@ class SearchConfig:
         for name, least in (("final_epochs", 0), ("final_minutes", 0), ("final_points", 1), ("calibration_samples", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
-        if self.workers is not None and self.workers < 1:
-            raise InputError(f"workers is {self.workers}; allowed: 1 or more")
+        for name in ("workers", "cpus_per_trial"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
+        if self.ray_address is not None and self.workers is None:
+            raise InputError("ray_address needs workers: how many trials run side by side on the cluster")
+        if self.gpus_per_trial is not None and not (self.gpus_per_trial > 0 and self.device != "cpu"):
+            raise InputError(
+                f"gpus_per_trial is {self.gpus_per_trial} with device {self.device!r}; allowed: more than 0, with cuda"
+            )
         if self.validation_samples is not None and self.validation_samples < 1:
             raise InputError(f"validation_samples is {self.validation_samples}; allowed: 1 or more")
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"device is {self.device!r}; {nearest(self.device, ('auto', 'cpu', 'cuda'))}")
-        if self.device == "cuda" and not torch.cuda.is_available():
+        if self.device == "cuda" and self.ray_address is None and not torch.cuda.is_available():
             raise InputError("device is 'cuda', but no CUDA device is there; use --device cpu")
         parse_budget(self.budget)
         for text in self.constraints:
@@ -96,13 +109,16 @@ class SearchConfig:
 
     @property
     def threads(self) -> int:
-        """Threads of each worker: together they have as many as there are."""
-        return max(1, torch.get_num_threads() // self.resolved_workers)
+        """Threads of each worker: on this machine they have together as many as there are."""
+        if self.cpus_per_trial is not None:
+            return self.cpus_per_trial
+        return max(1, torch.get_num_threads() // self.resolved_workers) if self.ray_address is None else 1
 
     @property
     def worker_pool(self) -> Workers:
         """The processes that work."""
-        return Workers(self.resolved_workers, self.threads, self.workers is not None)
+        asked_for = self.workers is not None
+        return Workers(self.resolved_workers, self.threads, asked_for, self.ray_address, self.gpus_per_trial)
 
 
 def new_folder(output: str | Path | None, config: SearchConfig) -> Path:

@@ -16,9 +16,9 @@ import ray
 
 from autocompress.core.constraint import Budget
 from autocompress.errors import InputError, RunError
-from autocompress.run.cluster import start_ray
-from autocompress.run.executors import Executor, InProcess, each, make_executor
+from autocompress.run.executors import Executor, InProcess, Workers, each, make_executor
 from autocompress.run.jobs import EffectJob, Progress, Shared, TrialJob
+from autocompress.run.ray_start import start_ray
 from autocompress.run.trials import run_trials
 from autocompress.search.record import Record
 from autocompress.tasks import load_task
@@ -109,7 +109,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def workers(shared: Shared, cluster: None) -> Iterator[Executor]:
-    executor = make_executor(shared, 2, 1)
+    executor = make_executor(shared, Workers(2))
     yield executor
     executor.stop()
 
@@ -195,7 +195,7 @@ def test_the_same_seed_and_workers_give_the_same_plans(workers: Executor, shared
 
 
 def test_an_interrupt_stops_the_workers_and_nothing_is_lost(shared: Shared, cluster: None, tmp_path: Path) -> None:
-    executor = make_executor(shared, 2, 1)
+    executor = make_executor(shared, Workers(2))
     trials = replace(make_trials(tmp_path, shared.context), executor=executor)
     real = executor.next
 
@@ -239,7 +239,7 @@ def test_a_task_from_a_file_goes_to_the_workers(tmp_path: Path, cluster: None) -
     )
     context = tiny_context(load_task(f"{tmp_path / 'own_task.py'}:build"))
     space = tiny_space(context)
-    executor = make_executor(Shared(context, space), 2, 1)
+    executor = make_executor(Shared(context, space), Workers(2))
     try:
         trials = replace(make_trials(tmp_path / "run", context), executor=executor)
         assert run_trials(trials, Budget(trials=3))
@@ -259,9 +259,9 @@ def test_a_task_that_cannot_be_sent_is_refused_with_a_way_out(cluster: None) -> 
 
     context = tiny_context(tiny_task(loss, trained=False))
     with pytest.raises(InputError, match=r"task 'tiny' cannot be sent to another process .*; use --workers 1"):
-        make_executor(Shared(context, tiny_space(context)), 2, 1)
+        make_executor(Shared(context, tiny_space(context)), Workers(2))
 
 
 def test_more_workers_than_a_cluster_holds_are_refused(shared: Shared, cluster: None) -> None:
     with pytest.raises(InputError, match="workers is 50, of 1 threads each; the Ray cluster has 4 CPUs"):
-        make_executor(shared, 50, 1)
+        make_executor(shared, Workers(50))
