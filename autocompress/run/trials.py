@@ -130,6 +130,8 @@ class _Loop:
         self._running: dict[str, TrialJob] = {}
         self._stages = _stages(trials.baselines, trials.waves)
         self._before: set[Vector] = set()
+        # What tells enough of so many trials, all of which have ended.
+        self._judged, self._judges_so_far = 0, tuple[Record, ...]()
 
     def more(self) -> bool:
         """Keeps the workers busy; False if nothing runs and nothing is left to start."""
@@ -171,7 +173,12 @@ class _Loop:
         if any(vector == baseline for _, baseline in trials.baselines):
             return ()
         records = trials.study.records()
-        return telling_of(records[: decided_by(len(records), trials.executor.workers)], trials.study.objectives)
+        known = records[: decided_by(len(records), trials.executor.workers)]
+        new = known[self._judged :]
+        told = telling_of([*self._judges_so_far, *new], trials.study.objectives)
+        if not _open(new):
+            self._judged, self._judges_so_far = len(known), told
+        return told
 
     def _next(self) -> tuple[Vector, str] | None:
         """What to start, None if nothing is, now or ever."""

@@ -78,17 +78,15 @@ class _Memory:
         self._distributions: dict[str, BaseDistribution] = {
             decision.name: _Options(0, len(decision.options) - 1) for decision in space.decisions
         }
+        self._followed: list[Record] = []
+        self._complete: list[_Told] = []
         self._told: list[_Told] = []
         self._trials: dict[_Told, FrozenTrial] = {}
         self._study = self._new_study()
 
     def follow(self, history: Sequence[Record]) -> None:
         """Tells what is new. Samplers learn of trials with results alone, so others are left out."""
-        complete = [
-            (index, record.vector, losses(self._objectives, record.metrics))
-            for index, record in enumerate(history)
-            if record.state in TELLING
-        ]
+        complete = self._complete_of(history)
         if self._most is not None and len(complete) > self._most:
             values = np.array([one[2] for one in complete], dtype=np.float64)
             complete = [complete[index] for index in telling(values, self._most)]
@@ -100,11 +98,32 @@ class _Memory:
             self._study.add_trial(self._trials[one])
         self._told = complete
 
+    def _complete_of(self, history: Sequence[Record]) -> list[_Told]:
+        """The complete trials of a history; of one that goes on only what is new is looked at."""
+        if list(history[: len(self._followed)]) != self._followed:
+            self._followed, self._complete = [], []
+        settled = len(self._followed)
+        while settled < len(history) and history[settled].state != "running":
+            settled += 1
+        self._complete += self._told_of(history, len(self._followed), settled)
+        self._followed += history[len(self._followed) : settled]
+        return [*self._complete, *self._told_of(history, settled, len(history))]
+
+    def _told_of(self, history: Sequence[Record], start: int, end: int) -> list[_Told]:
+        """Place, plan and losses of the complete trials between two places."""
+        return [
+            (place, history[place].vector, losses(self._objectives, history[place].metrics))
+            for place in range(start, end)
+            if history[place].state in TELLING
+        ]
+
     def sample(self, sampler: BaseSampler) -> Vector:
         """What a sampler asks for."""
         self._study.sampler = sampler
         trial = self._study.ask(self._distributions)
-        vector = tuple(int(trial.params[name]) for name in self._distributions)
+        # Every look at them copies all.
+        params = trial.params
+        vector = tuple(int(params[name]) for name in self._distributions)
         # The trial itself runs elsewhere; one that failed teaches nothing.
         self._study.tell(trial, state=TrialState.FAIL)
         return vector

@@ -56,7 +56,10 @@ def at_best(records: Sequence[Record], trial: Record, objectives: Sequence[Objec
 
 
 def telling_of(records: Sequence[Record], objectives: Sequence[Objective]) -> tuple[Record, ...]:
-    """The records that `decide` needs, small enough to be sent along with every trial."""
+    """The records that `decide` needs, small enough to be sent along with every trial.
+
+    Of a history that goes on, these with what is new give the same as all of it.
+    """
     done = [record for record in records if record.state == "complete"]
     kept = {record.number: record for record in front_of(done, objectives, "short")}
     kept |= {record.number: record for record in done[-_LATEST:]}

@@ -106,3 +106,14 @@ def test_of_many_records_the_dense_one_the_front_and_the_latest_are_sent() -> No
     many = [DENSE, *(record(number, 70.0, 80.0 - number / 100.0, 10.0 + number / 100.0) for number in range(1, 300))]
     told = telling_of([*many, record(300, None, 0.0, 0.0, "running")], TWO)
     assert [one.number for one in told] == [0, 1, *range(236, 300)]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 90), st.floats(0, 92), st.floats(1, 100)), min_size=2, max_size=160),
+    st.integers(0, 160),
+)
+def test_of_a_history_that_goes_on_what_was_sent_and_what_is_new_are_enough(
+    others: list[tuple[float, float, float]], before: int
+) -> None:
+    known = [DENSE, *(record(number, *one) for number, one in enumerate(others, start=1))]
+    assert telling_of([*telling_of(known[:before], TWO), *known[before:]], TWO) == telling_of(known, TWO)

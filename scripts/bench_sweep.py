@@ -1,0 +1,210 @@
+"""What a long sweep costs beside its trials: `python scripts/bench_sweep.py --trials 1000 --seconds 1`.
+
+The real loop, study and workers on a Ray of this machine; only the trials themselves are replaced by a pause of known
+length and results at random. Prints trials a second, the time over the ideal, the driver's memory and how long the
+journal is, with the machine, versions and seed. `--address` joins a cluster instead.
+
+    python scripts/bench_sweep.py --trials 1000 --seconds 1       # how far from the ideal time
+    python scripts/bench_sweep.py --trials 1000 --seconds 0.1     # trials a second
+    python scripts/bench_sweep.py --trials 10000 --seconds 0      # the memory of the driver
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from autocompress.config import wire
+from autocompress.core.constraint import Budget
+from autocompress.core.metric import Metric
+from autocompress.core.space import Space, Vector
+from autocompress.proxy.context import Context
+from autocompress.run.environment import versions
+from autocompress.run.executors import Done, Executor, Shown, Workers, make_executor
+from autocompress.run.jobs import Job, Progress, Shared, TrialJob
+from autocompress.run.journal import JOURNAL
+from autocompress.run.progress import Silent
+from autocompress.run.reach import dense_cost
+from autocompress.run.settings import SearchConfig
+from autocompress.run.study import Study
+from autocompress.run.trials import Trials, run_trials
+from autocompress.search.controllers import make_controller
+from autocompress.search.record import Objective, Record
+from autocompress.targets.calibrate import cpu_model
+
+SEED = 0
+OBJECTIVES = (Objective("accuracy", True), Objective("size_bytes", False), Objective("latency_ms", False))
+MARKS = 10
+
+
+@dataclass(frozen=True)
+class PauseJob:
+    """A trial that does nothing for a while; its results follow from its plan."""
+
+    job: TrialJob
+    seconds: float
+
+    def __call__(self, shared: Shared, progress: Progress) -> Record:
+        """Pauses."""
+        time.sleep(self.seconds)
+        strength = float(np.mean(self.job.vector))
+        values = {
+            "accuracy": (90.0 - strength**2, "percent"),
+            "size_bytes": (1e6 / (1.0 + strength), "bytes"),
+            "latency_ms": (10.0 / (1.0 + strength), "ms"),
+        }
+        metrics = {name: Metric.exact(value, unit, "table") for name, (value, unit) in values.items()}
+        taken = {"train": self.seconds}
+        return Record(self.job.number, self.job.label, self.job.vector, "complete", "short", metrics, taken)
+
+
+@dataclass
+class Pausing:
+    """An executor whose trials pause."""
+
+    inner: Executor
+    seconds: float
+
+    @property
+    def workers(self) -> int:
+        """As the inner one's."""
+        return self.inner.workers
+
+    @property
+    def busy(self) -> int:
+        """As the inner one's."""
+        return self.inner.busy
+
+    def start(self, key: str, job: Job) -> None:
+        """Starts a pause in place of the trial."""
+        assert isinstance(job, TrialJob)
+        self.inner.start(key, PauseJob(job, self.seconds))
+
+    def next(self, shown: Shown | None = None) -> Done:
+        """As the inner one's."""
+        return self.inner.next(shown)
+
+    def stop(self) -> None:
+        """As the inner one's."""
+        self.inner.stop()
+
+
+class NoPlans:
+    """The controller alone asks."""
+
+    def prepare(self, known: Sequence[Record], count: int) -> None:
+        """Nothing to prepare."""
+
+    def pick(self, known: Sequence[Record], pending: object) -> tuple[str, Vector] | None:
+        """No plan."""
+        return None
+
+
+@dataclass
+class Watched(Silent):
+    """Remembers when trials ended, and the memory of this process then."""
+
+    trials: int
+    seconds: list[float] = field(default_factory=list)
+    megabytes: list[float] = field(default_factory=list)
+
+    def trial(self, record: Record, done: int, budget: Budget, seconds: float) -> None:
+        """Keeps it."""
+        self.seconds.append(time.perf_counter())
+        if done % max(1, self.trials // MARKS) == 0 or done == 100:
+            self.megabytes.append(resident_mb())
+
+
+def resident_mb() -> float:
+    """What this process has in memory now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def swept(context: Context, space: Space, args: argparse.Namespace, folder: Path) -> tuple[Watched, float]:
+    """Runs the trials; returns when each ended, and when the first one began."""
+    watched = Watched(args.trials)
+    shared = Shared(context, space)
+    executor = Pausing(make_executor(shared, Workers(args.workers, 1, True, args.address)), args.seconds)
+    trials = Trials(
+        study=Study(folder, space, OBJECTIVES),
+        space=space,
+        controller=make_controller(args.controller, space, OBJECTIVES, SEED),
+        executor=executor,
+        constraints=(),
+        baselines=(("dense", space.dense_vector),),
+        planner=NoPlans(),
+        waves=0,
+        wave=0,
+        dense={"accuracy": Metric.exact(90.0, "percent"), **dense_cost(context)},
+        checkpoints=folder / "checkpoints",
+        listener=watched,
+    )
+    try:
+        # Workers take seconds to start, once; that is not what a sweep costs for each trial.
+        start_all(executor.inner)
+        began = time.perf_counter()
+        assert run_trials(trials, Budget(trials=args.trials))
+    finally:
+        executor.stop()
+    return watched, began
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A job that only shows that its worker is there."""
+
+    def __call__(self, shared: Shared, progress: Progress) -> None:
+        """Takes long enough that every worker gets one."""
+        time.sleep(2.0)
+
+
+def start_all(executor: Executor) -> None:
+    """Waits until every worker has done something."""
+    for number in range(executor.workers):
+        executor.start(f"start {number}", Nothing())
+    for _ in range(executor.workers):
+        executor.next()
+
+
+def main() -> None:
+    """Runs one sweep and prints a row."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=1.0, help="that a trial takes")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--controller", default="random")
+    parser.add_argument("--address", help="of a Ray cluster; one of this machine's own without")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    wired = wire(SearchConfig(task="digits", target="jetson-nano", space="joint"))
+    with TemporaryDirectory() as name:
+        watched, began = swept(wired.context, wired.space, args, Path(name))
+        journal_mb = (Path(name) / JOURNAL).stat().st_size / 1e6
+    taken = watched.seconds[-1] - began
+    ideal = args.trials * args.seconds / args.workers
+    over = f"{100 * (taken / ideal - 1):.1f} %" if ideal else ""
+    memory = f"{watched.megabytes[0]:.0f} to {watched.megabytes[-1]:.0f} MB"
+    print(
+        "| controller | trials | of | workers | took | over the ideal | trials a second | driver's memory | journal |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        f"| {args.controller} | {args.trials} | {args.seconds:g} s | {args.workers} | {taken:.1f} s | {over} "
+        f"| {args.trials / taken:.1f} | {memory} | {journal_mb:.1f} MB |"
+    )
+    halves = [watched.seconds[len(watched.seconds) // 2 - 1] - began, taken]
+    print(f"\nFirst half {halves[0]:.1f} s, second {halves[1] - halves[0]:.1f} s. {cpu_model()}, seed {SEED}; ", end="")
+    print(", ".join(f"{name} {value}" for name, value in versions().items()) + ".")
+
+
+if __name__ == "__main__":
+    main()
