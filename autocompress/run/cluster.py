@@ -20,7 +20,7 @@ import torch
 from autocompress.errors import InputError, RunError
 from autocompress.run.executors import Done, NotSendableError, Shown, Workers
 from autocompress.run.jobs import Job, Shared, one_line
-from autocompress.run.ray_start import join_ray, last_line, start_ray
+from autocompress.run.ray_start import are_gone, join_ray, last_line, start_ray
 from autocompress.run.worker import Answer, Worker
 from autocompress.tasks.loading import USER_MODULES
 
@@ -73,32 +73,22 @@ class RayWorkers:
             InputError: there is no cluster at the address, or this process's own Ray has fewer processors.
         """
         self.workers = workers.count
-        self._asked = workers
+        self._given, self._asked = shared, workers
         self._gpus = _gpus_of(shared, workers)
         self._joined = not ray.is_initialized()
-        if self._joined and workers.address is not None:
-            join_ray(workers.address)
-        elif self._joined:
-            start_ray(workers.count * workers.threads)
-        try:
-            _require_room(workers)
-            self._shared = _sent(shared)
-        except InputError:
-            if self._joined:
-                ray.shutdown()
-            raise
+        self._vital: tuple[int, ...] = ()
         self._coming: dict[Any, Any] = {}
         self._idle: list[_Hired] = []
         self._waiting: deque[_Task] = deque()
         self._running: dict[Any, _Running] = {}
+        self._done: deque[Done] = deque()
         self._alone_since: float | None = None
-        for _ in range(workers.count):
-            self._hire()
+        self._begin()
 
     @property
     def busy(self) -> int:
-        """How many jobs run, or wait for a worker."""
-        return len(self._running) + len(self._waiting)
+        """How many jobs run, wait for a worker, or have ended and were not told yet."""
+        return len(self._running) + len(self._waiting) + len(self._done)
 
     def start(self, key: str, job: Job) -> None:
         """Gives the job to a worker that has none, or to the first that comes."""
@@ -111,17 +101,18 @@ class RayWorkers:
         Raises:
             RunError: no worker can take the task, or none came for a long time.
         """
-        while True:
+        while not self._done:
             ready, _ = ray.wait([*self._running, *self._coming], num_returns=1, timeout=_LOOK_S)
-            if not ready:
+            if are_gone(self._vital):
+                self._begin_again()
+            elif not ready:
                 self._look(shown)
                 self._require_someone()
             elif ready[0] in self._coming:
                 self._welcome(ready[0])
             else:
-                done = self._ended(ready[0])
-                if done is not None:
-                    return done
+                self._ended(ready[0])
+        return self._done.popleft()
 
     def stop(self) -> None:
         """Ends the workers, and Ray if it was started for them."""
@@ -130,8 +121,37 @@ class RayWorkers:
             ray.kill(actor)
         self._coming, self._idle, self._running = {}, [], {}
         self._waiting.clear()
+        self._done.clear()
         if self._joined:
             ray.shutdown()
+
+    # --- the Ray ---------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Joins or starts a Ray and asks it for all workers."""
+        if self._joined and self._asked.address is not None:
+            join_ray(self._asked.address)
+        elif self._joined:
+            self._vital = start_ray(self._asked.count * self._asked.threads)
+        try:
+            _require_room(self._asked)
+            self._shared = _sent(self._given)
+        except InputError:
+            if self._joined:
+                ray.shutdown()
+            raise
+        for _ in range(self._asked.count):
+            self._hire()
+
+    def _begin_again(self) -> None:
+        """After a Ray of this machine's own was killed: another one does what was under way."""
+        lost = [running.task for running in self._running.values()]
+        LOG.error("Ray was lost, with %d jobs under way; it is started again", len(lost))
+        self._coming, self._idle, self._running = {}, [], {}
+        ray.shutdown()
+        for task in reversed(lost):
+            self._try_again(task, "Ray was lost")
+        self._begin()
 
     # --- workers ---------------------------------------------------------------------------------------------------
 
@@ -179,37 +199,40 @@ class RayWorkers:
             worker, task = self._idle.pop(), self._waiting.popleft()
             self._running[worker.actor.run.remote(task.job)] = _Running(task, worker)
 
-    def _ended(self, reference: Any) -> Done | None:
-        """How a job ended; None if it is tried again."""
+    def _ended(self, reference: Any) -> None:
+        """Takes what a job gave; one whose worker is gone is tried again."""
         running = self._running.pop(reference)
+        key = running.task.key
         try:
             answer: Answer = ray.get(reference)
         except ray.exceptions.RayActorError as error:
-            return self._lost(running, error)
+            self._lost(running, error)
+            return
         except ray.exceptions.RayError as error:
-            self._free(running.worker)
-            return Done(running.task.key, None, last_line(error))
-        self._free(running.worker)
-        for level, message in answer.logged:
-            LOG.log(level, "%s", message)
-        return Done(running.task.key, answer.result, answer.error)
-
-    def _free(self, worker: _Hired) -> None:
-        self._idle.append(worker)
+            self._done.append(Done(key, None, last_line(error)))
+        else:
+            for level, message in answer.logged:
+                LOG.log(level, "%s", message)
+            self._done.append(Done(key, answer.result, answer.error))
+        self._idle.append(running.worker)
         self._hand_out()
 
-    def _lost(self, running: _Running, error: Exception) -> Done | None:
-        """Puts a job first again whose worker is gone; gives it up after three times."""
-        task, place, why = running.task, running.worker.place, last_line(error)
+    def _lost(self, running: _Running, error: Exception) -> None:
+        """Another worker does the job."""
+        task, place = running.task, running.worker.place
         LOG.error("%s: its worker on %s was lost (%d of %d): %s", task.key, place, task.tries, _TRIES, error)
         ray.kill(running.worker.actor)
-        self._hire()
-        if task.tries == _TRIES:
-            return Done(task.key, None, f"its worker was lost {_TRIES} times; the last time, on {place}: {why}")
         time.sleep(_STARTING_BACK_OFF_S * 2 ** (task.tries - 1))
-        self._waiting.appendleft(replace(task, tries=task.tries + 1))
+        self._hire()
+        self._try_again(task, f"on {place}: {last_line(error)}")
         self._hand_out()
-        return None
+
+    def _try_again(self, task: _Task, why: str) -> None:
+        """Puts a job first again; gives it up after three times."""
+        if task.tries < _TRIES:
+            self._waiting.appendleft(replace(task, tries=task.tries + 1))
+        else:
+            self._done.append(Done(task.key, None, f"its worker was lost {_TRIES} times; the last time, {why}"))
 
     def _look(self, shown: Shown | None) -> None:
         if shown is None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
+from collections.abc import Iterable
+from pathlib import Path
 
 import ray
 
@@ -15,8 +18,15 @@ LOG = logging.getLogger("autocompress")
 _ANSWER_S = 10.0
 
 
-def start_ray(cpus: int) -> None:
+# Without either of these a Ray does nothing more, and ends its driver after a minute.
+_VITAL = ("gcs_server", "raylet")
+
+
+def start_ray(cpus: int) -> tuple[int, ...]:
     """A Ray of this machine's own that keeps to itself: no dashboard, no reports, no keys.
+
+    Returns:
+        The processes that it cannot do without, where the system tells; see `are_gone`.
 
     Two that start at once may draw the same port (ray-project/ray issue 53906), so one waits for the other; other
     programs that start a Ray know nothing of that, so it is tried again.
@@ -36,12 +46,35 @@ def start_ray(cpus: int) -> None:
                     logging_level=logging.ERROR,
                     log_to_driver=False,
                 )
-            return
+            return _vital_processes()
         except (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
             LOG.error("Ray did not start: %s", error)
             ray.shutdown()
             if last:
                 raise RunError(f"Ray does not start: {last_line(error)}; use --workers 1 to do without") from error
+    raise AssertionError
+
+
+def are_gone(processes: Iterable[int]) -> bool:
+    """True if any of some children of this process has ended."""
+    return any(_stat(Path(f"/proc/{process}")) is None for process in processes)
+
+
+def _vital_processes() -> tuple[int, ...]:
+    """Those of the Ray that this process has started; none where there is no /proc."""
+    folders = [folder for folder in Path("/proc").glob("[0-9]*") if folder.name.isdecimal()]
+    found = [(int(folder.name), _stat(folder)) for folder in folders]
+    return tuple(number for number, stat in found if stat is not None and stat[0] in _VITAL and stat[1] == os.getpid())
+
+
+def _stat(folder: Path) -> tuple[str, int] | None:
+    """Name and parent of a process; None of one that has ended, whether or not its parent knows."""
+    try:
+        number_and_name, _, rest = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
+    except OSError:
+        return None
+    state, parent = rest.split()[:2]
+    return None if state in "ZX" else (number_and_name.partition("(")[2], int(parent))
 
 
 def join_ray(address: str) -> None:

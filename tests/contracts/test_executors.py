@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -72,6 +74,31 @@ class Killed:
             (self.folder / str(died)).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return f"done after {died}"
+
+
+KILLS_RAY = """
+import os, signal, subprocess, sys
+from autocompress.run.executors import Workers, each, make_executor
+from autocompress.run.jobs import Shared
+from tests.contracts.test_executors import Double, Slow
+from tests.run.tiny import tiny_context, tiny_space
+
+def kill():
+    ours = subprocess.run(["pgrep", "-P", str(os.getpid()), sys.argv[1]], capture_output=True, text=True, check=True)
+    os.kill(int(ours.stdout.split()[0]), signal.SIGKILL)
+
+context = tiny_context()
+executor = make_executor(Shared(context, tiny_space(context)), Workers(2))
+jobs = [("slow", Slow(10.0)), *((f"{number}", Double(number)) for number in (1, 2, 3, 4))]
+results = {}
+for done in each(executor, jobs):
+    if not results:
+        kill()
+    results[done.key] = (done.result, done.error)
+executor.stop()
+assert results.pop("slow")[1] is None
+print(*(results[key][0] for key in "1234"))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +208,15 @@ def test_a_job_that_kills_three_workers_is_given_up_and_the_others_go_on(workers
     assert len(list(tmp_path.iterdir())) == 3
     results = [done.result for done in each(workers, [("a", Double(1)), ("b", Double(2))])]
     assert sorted(results) == [2, 4]
+
+
+@pytest.mark.parametrize("process", ["gcs_server", "raylet"])
+def test_a_ray_of_its_own_that_is_killed_is_started_again(process: str) -> None:
+    """In a process of its own, which has no Ray that others use."""
+    folder = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", KILLS_RAY, process], cwd=folder, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["2 4 6 8"]), done.stderr[-2000:]
+    assert "Ray was lost, with 2 jobs under way" in done.stderr or "with 1 jobs under way" in done.stderr
 
 
 def test_the_same_seed_and_workers_give_the_same_plans(workers: Executor, shared: Shared, tmp_path: Path) -> None:
