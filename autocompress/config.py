@@ -32,7 +32,8 @@ from autocompress.run.lease import held
 from autocompress.run.measure import Bench, measure_here, measure_space
 from autocompress.run.progress import Silent
 from autocompress.run.settings import DEFAULT_OBJECTIVES, SearchConfig, command_of, new_folder, read_config
-from autocompress.run.study import new_name, open_storage
+from autocompress.run.storage import check_storage
+from autocompress.run.study import new_name
 from autocompress.run.trials import Listener
 from autocompress.search.explain import explain, plain
 from autocompress.search.record import Objective
@@ -158,7 +159,7 @@ def search(
     driver = driver_of(wired, folder, study, listener)
     driver.check()
     if resolved.storage is not None:
-        open_storage(folder, resolved.storage)
+        check_storage(folder, resolved.storage)
     with held(folder) as lease:
         write_config(folder, wired, study)
         driver.run(parse_budget(resolved.budget), lease)
