@@ -112,15 +112,16 @@ def _run(command: Sequence[str], folder: Path) -> None:
 
 
 class Lossy:
-    """What lies between a driver and its server: cuts the connection where the server answers to chosen commits.
+    """What lies between a driver and its server: cuts the connection where the server answers to a chosen commit.
 
     Attributes:
-        lose: Numbers of the commits whose answer is lost, counted from 0 over all connections.
+        lose: Number of the commit whose answer is lost, counted from 0 over all connections.
         commits: How many there were.
+        lost: How many answers were.
     """
 
-    def __init__(self, server: Server, lose: frozenset[int] = frozenset()) -> None:
-        self.lose, self.commits, self.lost = lose, 0, 0
+    def __init__(self, server: Server) -> None:
+        self.lose, self.commits, self.lost = -1, 0, 0
         self._server_port = server.port
         self._listener = create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -155,7 +156,7 @@ class Lossy:
         try:
             while data := source.recv(65536):
                 if asks and data == b"Q\0\0\0\x0bCOMMIT\0":
-                    if self.commits in self.lose:
+                    if self.commits == self.lose:
                         losing.set()
                     self.commits += 1
                 elif not asks and losing.is_set():
