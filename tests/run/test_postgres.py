@@ -235,11 +235,10 @@ def test_a_storage_that_stays_away_ends_the_run_with_a_sentence(
 
 def test_what_is_no_lost_connection_is_told_at_once(server: Server, said: Callable[[], list[str]]) -> None:
     with closing(Study(Path(), SPACE, TWO, server.new_database(), "one")) as study:
+        study.start((1, 1), "search")
         server.execute("ALTER TABLE trial_user_attributes RENAME TO elsewhere", server.databases[-1])
-        began = time.monotonic()
         with pytest.raises(RunError, match=r'cannot do what it is asked: relation "trial_user_attributes" does not'):
-            study.start((1, 1), "search")
-        assert time.monotonic() - began < 60.0
+            study.records()
     assert said() == []
 
 
