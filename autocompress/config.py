@@ -184,7 +184,7 @@ def resume(
         ray_address: Another place for them; None keeps it.
 
     Raises:
-        InputError: not a run, or its task, model or data changed since.
+        InputError: not a run, or its task, model or data changed since, or its storage cannot be used.
     """
     run = Run.open(path)
     before = read_config(run)
@@ -195,6 +195,8 @@ def resume(
         workers=before.workers if workers is None else workers,
         ray_address=before.ray_address if ray_address is None else ray_address,
     )
+    if run.storage is not None:
+        check_storage(run.path, run.storage)
     wired = wire(config)
     _check_unchanged(run, wired)
     with held(run.path) as lease:

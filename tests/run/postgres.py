@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import shutil
 import subprocess
 import tempfile
@@ -15,8 +16,6 @@ from pathlib import Path
 from socket import SHUT_RDWR, create_connection, create_server, socket
 
 import pytest
-
-from tests.targets.sshd import free_port
 
 _FOUND = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 INITDB = shutil.which("initdb") or (str(_FOUND[-1]) if _FOUND else None)
@@ -71,7 +70,7 @@ def serving() -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     if (user := _user()) is not None:
         os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
-    server = Server(folder, free_port())
+    server = Server(folder, _lasting_port())
     try:
         words = ["-D", str(folder / "data"), "-U", OWNER, "-E", "UTF8", "--locale=C", "-A", "trust", "-N"]
         _run(["initdb", "--no-instructions", *words], folder)
@@ -85,6 +84,16 @@ def serving() -> Iterator[Server]:
             server.stop()
     finally:
         shutil.rmtree(folder)
+
+
+def _lasting_port() -> int:
+    """A free port that stays free while the server is down: none of those that the system gives to whoever connects."""
+    ports = list(range(20_000, 30_000))
+    random.shuffle(ports)
+    for port in ports:
+        with suppress(OSError), create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
 
 
 def _user() -> str | None:

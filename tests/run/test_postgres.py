@@ -199,6 +199,12 @@ def test_a_driver_that_is_killed_leaves_trials_that_are_run_again_once(server: S
     (again,) = [trial for trial in trials if trial.params == replaced.params and trial is not replaced]
     # Run again before anything else is.
     assert (replaced.number, again.number) == (ended, int(str(ended)) + 1)
+    before = (run / "run.yaml").read_bytes()
+    server.stop()
+    with pytest.raises(InputError, match=r"cannot be opened: .*refused"):
+        resume(run, budget="+3")
+    server.start()
+    assert (run / "run.yaml").read_bytes() == before
 
 
 _COUNTS = "SELECT count(*) FILTER (WHERE state = 'RUNNING'), count(*) FILTER (WHERE state = 'COMPLETE') FROM trials"
