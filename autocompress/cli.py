@@ -81,7 +81,7 @@ def search(
         int | None, typer.Option(help="Samples a trial is judged on; all by default.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    storage: Annotated[str | None, typer.Option(help="Any URL that Optuna takes.")] = None,
+    storage: Annotated[str | None, typer.Option(help="A database, e.g. postgresql://me@host/db.")] = None,
     workers: WorkersCount = None,
     ray_address: RayAddress = None,
     cpus_per_trial: Annotated[int | None, typer.Option(help="Threads and processors of each worker.")] = None,

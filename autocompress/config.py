@@ -32,7 +32,8 @@ from autocompress.run.lease import held
 from autocompress.run.measure import Bench, measure_here, measure_space
 from autocompress.run.progress import Silent
 from autocompress.run.settings import DEFAULT_OBJECTIVES, SearchConfig, command_of, new_folder, read_config
-from autocompress.run.study import new_name, open_storage
+from autocompress.run.storage import check_storage
+from autocompress.run.study import new_name
 from autocompress.run.trials import Listener
 from autocompress.search.explain import explain, plain
 from autocompress.search.record import Objective
@@ -158,7 +159,7 @@ def search(
     driver = driver_of(wired, folder, study, listener)
     driver.check()
     if resolved.storage is not None:
-        open_storage(folder, resolved.storage)
+        check_storage(folder, resolved.storage)
     with held(folder) as lease:
         write_config(folder, wired, study)
         driver.run(parse_budget(resolved.budget), lease)
@@ -183,7 +184,7 @@ def resume(
         ray_address: Another place for them; None keeps it.
 
     Raises:
-        InputError: not a run, or its task, model or data changed since.
+        InputError: not a run, or its task, model or data changed since, or its storage cannot be used.
     """
     run = Run.open(path)
     before = read_config(run)
@@ -194,6 +195,8 @@ def resume(
         workers=before.workers if workers is None else workers,
         ray_address=before.ray_address if ray_address is None else ray_address,
     )
+    if run.storage is not None:
+        check_storage(run.path, run.storage)
     wired = wire(config)
     _check_unchanged(run, wired)
     with held(run.path) as lease:

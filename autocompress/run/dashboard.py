@@ -8,7 +8,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from autocompress.errors import InputError
 from autocompress.run.folder import Run
-from autocompress.run.study import open_storage
+from autocompress.run.storage import open_storage
 
 _LOOKING = ("GET", "HEAD", "OPTIONS")
 _Start = Callable[..., Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -132,8 +132,11 @@ class Driver:
             budget: Of all trials, those of earlier stretches too.
             lease: Of the run folder.
         """
+        with closing(self._study(lease)) as study:
+            self._run(budget, study)
+
+    def _run(self, budget: Budget, study: Study) -> None:
         now = datetime.now(UTC)
-        study = self._study(lease)
         before = study.began()
         self._keep_reference(study)
         workers = workers_of(self.shared, self.settings.workers, self.listener.say)

@@ -13,6 +13,7 @@ from autocompress.core.metric import OBJECTIVES
 from autocompress.errors import InputError, nearest
 from autocompress.run.executors import Workers, best_workers
 from autocompress.run.folder import CONFIG, Run
+from autocompress.run.storage import shown_url
 from autocompress.search.controllers import CONTROLLERS, DEFAULT_CONTROLLER
 
 DEFAULT_OBJECTIVES = ("accuracy", "size_bytes", "latency_ms")
@@ -166,11 +167,13 @@ def read_config(run: Run) -> SearchConfig:
 
 
 def command_of(config: SearchConfig) -> str:
-    """The command line that would start the same search."""
+    """The command line that would start the same search; a password in it is left out."""
     words = ["autocompress search"]
     plain = SearchConfig()
     for field in fields(SearchConfig):
         value = getattr(config, field.name)
+        if field.name == "storage" and value is not None:
+            value = shown_url(value)
         if value == getattr(plain, field.name) and field.name not in ("budget", "target"):
             continue
         option = "--" + field.name.replace("_", "-")

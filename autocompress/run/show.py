@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from optuna.trial import FrozenTrial
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +21,8 @@ from autocompress.errors import AutoCompressError, InputError
 from autocompress.run.folder import ARTIFACTS, FRONT, Run, whole_folders
 from autocompress.run.journal import JOURNAL
 from autocompress.run.lease import holder_of
-from autocompress.run.study import open_storage, state_of
+from autocompress.run.storage import asked_once, close_storage, open_storage
+from autocompress.run.study import state_of
 
 _NAMES = ("accuracy", "size_bytes", "latency_ms", "macs", "peak_memory_bytes")
 
@@ -57,9 +59,7 @@ def status_of(run: Run) -> dict[str, Any]:
     counts: dict[str, int] = {}
     seconds: dict[str, float] = {}
     if run.storage is not None or (run.path / JOURNAL).is_file():
-        backend = open_storage(run.path, run.storage)
-        study = next((one for one in backend.get_all_studies() if one.study_name == run.study), None)
-        for trial in backend.get_all_trials(study._study_id, deepcopy=False) if study is not None else ():
+        for trial in _trials_of(run):
             if "replaced_by" not in trial.user_attrs:
                 state = state_of(trial)
                 counts[state] = counts.get(state, 0) + 1
@@ -77,6 +77,20 @@ def status_of(run: Run) -> dict[str, Any]:
         "points": len(run.points) if finished else 0,
         "artifacts": [folder.name for folder in run.artifacts],
     }
+
+
+def _trials_of(run: Run) -> list[FrozenTrial]:
+    """Every trial in the storage of a run; none if its study was not begun."""
+    storage = open_storage(run.path, run.storage)
+
+    def read() -> list[FrozenTrial]:
+        study = next((one for one in storage.get_all_studies() if one.study_name == run.study), None)
+        return storage.get_all_trials(study._study_id, deepcopy=False) if study is not None else []
+
+    try:
+        return asked_once(read)
+    finally:
+        close_storage(storage)
 
 
 def status_table(data: Mapping[str, Any]) -> Table:

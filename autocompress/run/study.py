@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from autocompress.core.metric import Metric
 from autocompress.core.space import Space, Vector
-from autocompress.errors import InputError
+from autocompress.errors import InputError, RunError
 from autocompress.run.folder import STUDY
-from autocompress.run.journal import JOURNAL, open_journal
+from autocompress.run.storage import StorageAway, answered, close_storage, open_storage, reason_of, shown_url
 from autocompress.run.uninterrupted import uninterrupted
 from autocompress.search.record import Objective, Record
 from autocompress.search.samplers import distributions
@@ -29,23 +29,6 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 def state_of(trial: FrozenTrial) -> str:
     """One of `STATES`; a trial has its state and its results when the last of them is written."""
     return "running" if trial.state == TrialState.RUNNING else str(trial.user_attrs.get("state", "running"))
-
-
-def open_storage(folder: Path, storage: str | None) -> BaseStorage:
-    """The journal of a run folder, or the storage at a URL.
-
-    Raises:
-        InputError: there is none at the URL, or no driver for it, or the journal is damaged.
-    """
-    if storage is None:
-        return open_journal(folder / JOURNAL)
-    try:
-        return optuna.storages.get_storage(storage)
-    except (SQLAlchemyError, ImportError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"storage {storage!r} cannot be opened: {reason}; write a URL such as sqlite:///runs.db"
-        ) from None
 
 
 def new_name(folder: Path, storage: str | None) -> str:
@@ -76,7 +59,7 @@ class Study:
             check: Called before anything is written; raises if another driver took over.
 
         Raises:
-            InputError: the storage cannot be opened.
+            InputError: the storage cannot be opened, or the study not be made there.
         """
         self._check = check
         self.space = space
@@ -84,42 +67,62 @@ class Study:
         self._distributions = distributions(space)
         # Trials that ended stay as they are.
         self._ended: dict[int, Record] = {}
-        self._study = optuna.create_study(
-            study_name=name,
-            storage=open_storage(folder, storage),
-            directions=["maximize" if objective.maximised else "minimize" for objective in self.objectives],
-            load_if_exists=True,
-        )
+        self._storage = open_storage(folder, storage)
+        try:
+            self._study = optuna.create_study(
+                study_name=name,
+                storage=self._storage,
+                directions=["maximize" if objective.maximised else "minimize" for objective in self.objectives],
+                load_if_exists=True,
+            )
+        except (StorageAway, StorageInternalError, SQLAlchemyError) as error:
+            self.close()
+            where = "" if storage is None else f" {shown_url(storage)!r}"
+            raise InputError(f"storage{where} cannot hold a study: {reason_of(error)}") from None
+
+    def close(self) -> None:
+        """Closes the connections of the storage."""
+        close_storage(self._storage)
 
     def records(self) -> list[Record]:
         """Every trial that was started, in order."""
-        trials = self._study.get_trials(deepcopy=False)
-        started = [trial for trial in trials if trial.state != TrialState.WAITING]
+        started = [trial for trial in self._trials() if trial.state != TrialState.WAITING]
         return [self._record(trial) for trial in started if "replaced_by" not in trial.user_attrs]
 
     def began(self) -> datetime | None:
         """When the first trial was started."""
-        starts = [trial.datetime_start for trial in self._study.get_trials(deepcopy=False)]
+        starts = [trial.datetime_start for trial in self._trials()]
         return min((start.astimezone(UTC) for start in starts if start is not None), default=None)
 
     def start(self, vector: Vector, label: str) -> int:
         """Writes a new running trial and returns its number."""
+        token = secrets.token_hex(8)
         # One entry of the journal: whoever is killed here leaves the trial or nothing, never one that waits.
         trial = create_trial(
             state=TrialState.RUNNING,
             params=dict(zip(self._distributions, vector, strict=True)),
             distributions=self._distributions,
-            user_attrs={"label": label},
+            user_attrs={"label": label, "token": token},
         )
-        storage: BaseStorage = self._study._storage
-        self._check()
-        with uninterrupted():
-            return storage.get_trial_number_from_id(storage.create_new_trial(self._study._study_id, trial))
+
+        def write() -> int:
+            self._check()
+            # The answer to a write may be lost with the connection: the trial is there then.
+            written = [one.number for one in self._read() if one.user_attrs.get("token") == token]
+            if written:
+                return written[0]
+            with uninterrupted():
+                trial_id = self._study._storage.create_new_trial(self._study._study_id, trial)
+                return int(self._study._storage.get_trial_number_from_id(trial_id))
+
+        return answered(write)
 
     def finish(self, record: Record) -> None:
-        """Writes the results of a trial that `start` began."""
-        self._check()
-        storage, trial_id = self._storage_of(record.number)
+        """Writes the results of a trial that `start` began.
+
+        Raises:
+            RunError: it has others already.
+        """
         results = {
             "state": record.state,
             "fidelity": record.fidelity,
@@ -129,31 +132,49 @@ class Study:
             "notes": list(record.notes),
             "halfway": record.halfway,
         }
-        with uninterrupted():
-            for key, value in results.items():
-                storage.set_trial_user_attr(trial_id, key, json.loads(json.dumps(value)))
-            if record.state == "complete":
-                values = [metrics.value for metrics in (record.metrics[o.name] for o in self.objectives)]
-                self._study.tell(record.number, values)
-            else:
-                self._study.tell(record.number, state=TrialState.FAIL)
+        results = {key: json.loads(json.dumps(value)) for key, value in results.items()}
+        if record.state == "complete":
+            state, values = TrialState.COMPLETE, [record.metrics[o.name].value for o in self.objectives]
+        else:
+            state, values = TrialState.FAIL, None
+        answered(lambda: self._end(record.number, results, state, values))
 
     def requeue_lost(self) -> list[tuple[int, Vector, str]]:
         """Closes the trials that a dead driver left running; returns their numbers, plans and labels, to run again."""
-        self._check()
-        lost = []
-        for trial in self._study.get_trials(deepcopy=False):
-            if trial.state == TrialState.RUNNING:
-                storage, trial_id = self._storage_of(trial.number)
-                with uninterrupted():
-                    storage.set_trial_user_attr(trial_id, "replaced_by", "a new trial of the same plan")
-                    self._study.tell(trial.number, state=TrialState.FAIL)
-                lost.append((trial.number, self._vector(trial), str(trial.user_attrs.get("label", ""))))
+        running = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
+        lost = [(trial.number, self._vector(trial), str(trial.user_attrs.get("label", ""))) for trial in running]
+        for number, _, _ in lost:
+            self._replace(number)
         return lost
 
-    def _storage_of(self, number: int) -> tuple[BaseStorage, int]:
-        storage: BaseStorage = self._study._storage
-        return storage, self._study.get_trials(deepcopy=False)[number]._trial_id
+    def _replace(self, number: int) -> None:
+        attributes = {"replaced_by": "a new trial of the same plan"}
+        answered(lambda: self._end(number, attributes, TrialState.FAIL, None))
+
+    def _end(
+        self, number: int, attributes: Mapping[str, Any], state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Writes how a trial ended, its state last; nothing if that is written already."""
+        self._check()
+        trial = self._read()[number]
+        if trial.state.is_finished():
+            known = {key: trial.user_attrs.get(key) for key in attributes}
+            if trial.state != state or json.dumps(known) != json.dumps(dict(attributes)):
+                raise RunError(f"trial {number} of the study has ended already, with other results; it stays as it is")
+            return
+        with uninterrupted():
+            for key, value in attributes.items():
+                self._study._storage.set_trial_user_attr(trial._trial_id, key, value)
+            self._study.tell(number, values, state)
+
+    def _trials(self) -> list[FrozenTrial]:
+        """Every trial that is in the storage, in order."""
+        return answered(self._read)
+
+    def _read(self) -> list[FrozenTrial]:
+        """The same, if the storage is there."""
+        trials: list[FrozenTrial] = self._study.get_trials(deepcopy=False)
+        return trials
 
     def _vector(self, trial: FrozenTrial) -> Vector:
         if set(trial.params) != set(self._distributions):

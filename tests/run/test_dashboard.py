@@ -19,7 +19,7 @@ from autocompress.errors import InputError
 from autocompress.run import dashboard
 from autocompress.run.folder import Run
 from autocompress.run.study import Study
-from tests.run.test_study import SPACE, TWO, filled
+from tests.run.studies import SPACE, TWO, fill
 
 pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
 
@@ -27,7 +27,7 @@ pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installe
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     """A study with its trials, as a run keeps it."""
-    filled(tmp_path)
+    fill(Study(tmp_path, SPACE, TWO))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({"format": "autocompress-run", "version": 1, "search": {}}))
     return tmp_path
 

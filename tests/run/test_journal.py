@@ -10,12 +10,12 @@ import pytest
 from autocompress.errors import InputError
 from autocompress.run.journal import JOURNAL, ProcessLock, open_journal, repair
 from autocompress.run.study import Study
-from tests.run.test_study import SPACE, TWO, filled, results
+from tests.run.studies import SPACE, TWO, fill, results
 
 
 def whole(folder: Path) -> bytes:
     folder.mkdir(exist_ok=True)
-    filled(folder)
+    fill(Study(folder, SPACE, TWO))
     return (folder / JOURNAL).read_bytes()
 
 

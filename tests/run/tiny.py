@@ -156,12 +156,13 @@ def make_trials(
     listener: Told | None = None,
     baselines: tuple[tuple[str, Vector], ...] | None = None,
     controller: str = "random",
+    study: Study | None = None,
 ) -> Trials:
     folder.mkdir(exist_ok=True)
     space = space or tiny_space(context)
     parsed: tuple[Constraint, ...] = tuple(parse_constraint(text) for text in constraints)
     return Trials(
-        study=Study(folder, space, OBJECTIVES),
+        study=study or Study(folder, space, OBJECTIVES),
         space=space,
         controller=make_controller(controller, space, OBJECTIVES, 0),
         executor=InProcess(Shared(context, space)),
