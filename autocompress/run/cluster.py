@@ -26,6 +26,7 @@ import ray
 import torch
 
 from autocompress.errors import InputError, RunError
+from autocompress.run.disk import DiskError
 from autocompress.run.executors import Done, NotSendableError, Shown
 from autocompress.run.jobs import Job, Shared, one_line
 from autocompress.run.uninterrupted import handlers_kept
@@ -40,11 +41,16 @@ _STARTING_BACK_OFF_S = 0.5
 
 @dataclass(frozen=True)
 class _Answer:
-    """What comes back from a worker: the result or an error, and what was logged on the way."""
+    """What comes back from a worker: the result or an error, and what was logged on the way.
+
+    Attributes:
+        disk: Why the files of the job could not be written.
+    """
 
     result: Any
     error: str | None
     logged: tuple[tuple[int, str], ...]
+    disk: str | None = None
 
 
 class _Worker:
@@ -63,7 +69,9 @@ class _Worker:
         with _captured() as logged:
             try:
                 return _Answer(job(self._shared, self._show), None, tuple(logged))
-            except Exception as error:  # noqa: BLE001  # whatever a job raises is its result
+            except DiskError as error:
+                return _Answer(None, None, tuple(logged), disk=str(error))
+            except Exception as error:  # noqa: BLE001  # whatever else a job raises is its result
                 logged.append((logging.ERROR, f"{one_line(error)}\n{traceback.format_exc()}"))
                 return _Answer(None, one_line(error), tuple(logged))
 
@@ -170,6 +178,8 @@ class RayWorkers:
             self._idle.append(running.actor)
             for level, message in answer.logged:
                 LOG.log(level, "%s", message)
+            if answer.disk is not None:
+                raise DiskError(answer.disk)
             return Done(running.key, answer.result, answer.error)
 
     def stop(self) -> None:

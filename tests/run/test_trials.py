@@ -18,6 +18,7 @@ from torch import Tensor
 
 from autocompress.core.constraint import Budget, parse_constraint
 from autocompress.core.metric import Metric
+from autocompress.core.plan import Plan
 from autocompress.core.rules import SpaceRules
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_plan
@@ -66,12 +67,17 @@ def test_trials_are_run_until_the_budget_is_spent(tmp_path: Path, context: Conte
     for record in records:
         assert set(record.metrics) == names
         assert set(record.seconds) == {"tables", "apply", "train", "evaluate", "measure"}
-        weights = load_weights(checkpoint_path(trials.checkpoints, record.number))
+        path = checkpoint_path(trials.checkpoints, record.number)
+        weights = load_weights(path, trials.space.decode(record.vector))
         assert weights is not None
         assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
     assert isinstance(trials.listener, Told)
     assert trials.listener.records == records
-    assert load_weights(tmp_path / "none.safetensors") is None
+    assert load_weights(tmp_path / "none.safetensors", Plan()) is None
+    # A number that a crash freed belongs to another plan, and half a file to none.
+    assert load_weights(path, Plan()) is None
+    path.write_bytes(path.read_bytes()[:-1])
+    assert load_weights(path, trials.space.decode(record.vector)) is None
     assert trials.space.decode(records[0].vector).is_dense
 
 
