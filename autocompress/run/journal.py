@@ -25,6 +25,8 @@ from autocompress.run.disk import writing
 
 JOURNAL = "study.journal"
 _DAMAGED = "damaged"
+# Of an entry: in UTC and all of one form, so that they are in order as text.
+_TIMES = ("datetime_start", "datetime_complete")
 _SEAL = re.compile(rb',"seal":"([0-9a-f]{8})"}\n\Z')
 # What Optuna raises for entries that make no sense.
 _NONSENSE = (KeyError, ValueError, TypeError, IndexError, AttributeError, AssertionError, RecursionError, OptunaError)
@@ -58,7 +60,7 @@ class SealedFile(JournalFileBackend):
 
     def __init__(self, path: Path) -> None:
         """Opens a file, which is made if it is missing."""
-        self._path, self._own_lock = path, ProcessLock(path)
+        self._path, self._own_lock, self._latest = path, ProcessLock(path), ""
         super().__init__(str(path), self._own_lock)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -72,9 +74,17 @@ class SealedFile(JournalFileBackend):
         with writing(self._path):
             self._own_lock.acquire()
             try:
-                _append(self._path, b"".join(_sealed(log) for log in logs))
+                _append(self._path, b"".join(_sealed(self._timed(log)) for log in logs))
             finally:
                 self._own_lock.release()
+
+    def _timed(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """The entry with times that do not go back where somebody sets the clock: no trial ends before it starts."""
+        times = dict[str, str]()
+        for name in _TIMES:
+            if entry.get(name):
+                self._latest = times[name] = max(self._latest, entry[name])
+        return {**entry, **times}
 
 
 def _append(path: Path, content: bytes) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from autocompress.errors import InputError
+from autocompress.run.disk import DiskError
 from autocompress.run.journal import JOURNAL, ProcessLock, open_journal, repair
 from autocompress.run.study import Study
 from tests.run.test_study import SPACE, TWO, filled, results
+
+# Bytes at the end of a journal, each of which is cut off and each of which is changed.
+LAST = 4096
 
 
 def whole(folder: Path) -> bytes:
@@ -30,8 +35,8 @@ def test_a_whole_journal_stays_as_it_is(tmp_path: Path) -> None:
 def test_cut_anywhere_in_its_end_it_keeps_what_was_finished(tmp_path: Path) -> None:
     content, path = whole(tmp_path / "whole"), tmp_path / JOURNAL
     ends = [place + 1 for place, byte in enumerate(content) if byte == ord("\n")]
-    last = len(content) - 300
-    for size in (*range(max(ends[1], last - 3796), last, 7), *range(last, len(content))):
+    assert ends[1] < len(content) - LAST
+    for size in range(len(content) - LAST, len(content)):
         path.write_bytes(content[:size])
         said = repair(path)
         kept = path.read_bytes()
@@ -42,14 +47,96 @@ def test_cut_anywhere_in_its_end_it_keeps_what_was_finished(tmp_path: Path) -> N
             assert damaged.read_bytes() == content[:size]
             damaged.unlink()
     # Whole studies are opened where entries end: the states between differ in nothing that is replayed.
+    told = [end for end, line in zip(ends, content.splitlines(), strict=True) if json.loads(line)["op_code"] == 6]
     for end in ends[1:]:
         path.write_bytes(content[:end])
         study = Study(tmp_path, SPACE, TWO)
         done = [record for record in study.records() if record.state != "running"]
-        assert done == results()[: len(done)]
+        assert done == results()[: sum(one <= end for one in told)]
         for _, vector, label in study.requeue_lost():
             study.start(vector, label)
         assert Study(tmp_path, SPACE, TWO).records() == study.records()
+
+
+def test_a_bit_that_flips_anywhere_in_its_end_is_found(tmp_path: Path) -> None:
+    content, path = whole(tmp_path / "whole"), tmp_path / JOURNAL
+    ends = [place + 1 for place, byte in enumerate(content) if byte == ord("\n")]
+    for place in range(len(content) - LAST, len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        said = repair(path)
+        before = max(end for end in ends if end <= place)
+        kept = path.read_bytes()
+        if said is not None:
+            assert kept == content[:before]
+            (damaged,) = tmp_path.glob("*.damaged-*")
+            assert damaged.read_bytes() == flipped
+            damaged.unlink()
+        else:
+            raise AssertionError(f"a bit of byte {place} is not as it was written, and nobody noticed")
+    study = Study(tmp_path, SPACE, TWO)
+    assert [record for record in study.records() if record.state != "running"] == results()[:4]
+
+
+def test_a_damaged_end_is_named_and_what_an_older_version_wrote_is_read(tmp_path: Path) -> None:
+    content, path = whole(tmp_path / "whole"), tmp_path / JOURNAL
+    changed = content.replace(b'"value":91.25', b'"value":99.25')
+    assert changed != content
+    path.write_bytes(changed)
+    with pytest.raises(InputError, match="is damaged; `autocompress resume") as caught:
+        open_journal(path)
+    assert "\n" not in str(caught.value)
+    # Entries of older versions have no checksums; those behind them have.
+    plain = re.sub(rb',"seal":"[0-9a-f]{8}"}\n', b"}\n", content)
+    path.write_bytes(plain)
+    assert repair(path) is None
+    study = Study(tmp_path, SPACE, TWO)
+    assert study.records() == results()
+    study.start((1, 1), "search")
+    assert repair(path) is None
+    assert len(Study(tmp_path, SPACE, TWO).records()) == len(results()) + 1
+
+
+@pytest.mark.parametrize("tail", [b"\x00", b"\x00" * 4096, b"\xff\xfe", b'{"op_code":8,"user_attr":{"a":"\xc3'])
+def test_what_a_power_failure_leaves_behind_the_end_is_taken_away(tail: bytes, tmp_path: Path) -> None:
+    content, path = whole(tmp_path), tmp_path / JOURNAL
+    path.write_bytes(content + tail)
+    assert Study(tmp_path, SPACE, TWO).records() == results()
+    path.write_bytes(content + tail)
+    said = str(repair(path))
+    assert f"the last {len(tail)} bytes are left out" in said
+    assert path.read_bytes() == content
+    assert Study(tmp_path, SPACE, TWO).records() == results()
+
+
+def test_a_journal_that_is_empty_gone_or_no_file(tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    whole(tmp_path)
+    path.write_bytes(b"")
+    assert repair(path) is None
+    assert Study(tmp_path, SPACE, TWO).records() == []
+    path.unlink()
+    assert repair(path) is None
+    assert Study(tmp_path, SPACE, TWO).records() == []
+    path.unlink()
+    path.mkdir()
+    assert repair(path) is None
+    with pytest.raises(
+        InputError, match=r"study\.journal cannot be opened \(Is a directory\); put right what is there"
+    ):
+        Study(tmp_path, SPACE, TWO)
+
+
+def test_without_its_lock_and_without_itself(tmp_path: Path) -> None:
+    study, path = filled(tmp_path), tmp_path / JOURNAL
+    path.with_name(f"{JOURNAL}.flock").unlink()
+    study.start((1, 1), "search")
+    assert len(Study(tmp_path, SPACE, TWO).records()) == len(results()) + 1
+    path.unlink()
+    with pytest.raises(DiskError, match=r"study\.journal cannot be used \(No such file or directory\)"):
+        study.start((0, 1), "search")
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(
