@@ -32,6 +32,19 @@ def write_whole(path: Path, content: str | bytes, *, lasting: bool = True) -> No
         raise type(error)(error.errno, error.strerror, str(path)) from None
 
 
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file, which is made if it is missing.
+
+    Raises:
+        OSError: there is no room or no permission; it names the file, at whose end there may be half a line.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
 def _removed(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from autocompress.core.decision import Decision, Option, strength
 from autocompress.core.digest import short_digest
-from autocompress.core.files import write_whole
+from autocompress.core.files import append_line, write_whole
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Prune, Quantize, Sparsify
 from autocompress.core.space import Space, Vector
@@ -158,8 +158,7 @@ class Effects:
         # Whoever measures may be busy with something else; then what is known can still be asked for.
         for done, (vector, effect) in enumerate(self._measure(todo) if todo else ()):
             self._known[_name(vector)] = effect
-            with self._file.open("a", encoding="utf-8") as log:
-                log.write(json.dumps({"plan": _name(vector), **_plain(effect)}) + "\n")
+            append_line(self._file, json.dumps({"plan": _name(vector), **_plain(effect)}))
             if progress is not None:
                 progress(done + 1, len(todo))
         return [self._known[_name(vector)] for vector in vectors]

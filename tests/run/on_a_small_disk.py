@@ -218,6 +218,21 @@ def at_every_stage(folder: Path, space: Path) -> None:
         goes_on(run, before, 4)
 
 
+def at_the_table_of_options(folder: Path, space: Path) -> None:
+    """Half a row of the table is measured again; the others are not."""
+    with disk(folder / "disk", "4m") as small:
+        run, config = small / "run", SearchConfig(short_steps=1, final_epochs=0, final_points=1, workers=1)
+        with stopped_at(run, "sensitivity.jsonl"):
+            listener = Filling(small, words="planning what to try next")
+            search(TASK, space=str(space), budget=3, output=run, config=config, listener=listener)
+        before, rows = ended(run), (run / "sensitivity.jsonl").read_bytes()
+        assert before
+        assert rows.count(b"\n") > 1
+        resume(run)
+        goes_on(run, before, 3)
+        assert (run / "sensitivity.jsonl").read_bytes().startswith(rows[: rows.rindex(b"\n") + 1])
+
+
 @contextmanager
 def full_before(name: str, small: Path) -> Iterator[None]:
     """The disk is full when the driver comes to one of its last steps."""
@@ -277,6 +292,7 @@ CASES = (
     until_it_is_full,
     at_the_journal,
     at_every_stage,
+    at_the_table_of_options,
     before_there_is_a_run,
     where_nothing_may_be_written,
 )
