@@ -253,7 +253,9 @@ def write_config(folder: Path, wired: Wired, study: str) -> None:
 def _check_unchanged(run: Run, wired: Wired) -> None:
     before: Mapping[str, str] = run.config.get("digests", {})
     if not before:
-        raise InputError(f"{run.path / CONFIG} has no section 'digests'; the file was cut off: restore it")
+        raise InputError(
+            f"{run.path / CONFIG} has no digests of its task: the file was cut off, or somebody changed it; restore it"
+        )
     for name, digest in _digests(wired).items():
         # Runs of older versions say nothing of space and target.
         if before.get(name) != digest and (name in before or name in ("data", "model")):
