@@ -15,6 +15,7 @@ from rich.table import Table
 from autocompress.cli_options import Json, RayAddress, SpaceName, TargetName, TaskName, WorkersCount, print_result
 from autocompress.cli_targets import targets_app
 from autocompress.errors import AutoCompressError, InputError, RunError
+from autocompress.run.disk import trouble
 from autocompress.run.uninterrupted import end_on_request
 
 # Threads that spin while they wait bring training to a halt as soon as another process wants the processor.
@@ -49,7 +50,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except OSError as error:
         # A disk that is full, a folder that may not be written: the user's to repair, not a mistake in here.
-        print(f"autocompress: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        print(f"autocompress: {trouble(error)}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -202,6 +203,7 @@ def report(
     json_: Json = False,
 ) -> None:
     """Draw the report of a run again."""
+    from autocompress.core.files import write_whole
     from autocompress.emit.report import render_report
     from autocompress.emit.report_data import load_report_data
     from autocompress.run.folder import REPORT, REPORT_DATA, Run
@@ -211,7 +213,7 @@ def report(
     if not source.is_file():
         raise InputError(f"{run} has no {REPORT_DATA} yet; finish it with `autocompress resume {run}`")
     path = output or opened.path / REPORT
-    path.write_text(render_report(load_report_data(source)), encoding="utf-8")
+    write_whole(path, render_report(load_report_data(source)))
     print_result({"report": str(path)}, json_, f"report: {path}")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from autocompress.core.constraint import Budget, Constraint, parse_budget, parse_constraint
+from autocompress.core.files import write_whole
 from autocompress.core.metric import MAXIMISED
 from autocompress.core.plan import Plan
 from autocompress.core.rules import SpaceRules, build_space, load_rules
@@ -22,16 +23,17 @@ from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.proxy.own_networks import knowing_its_model
 from autocompress.run.adapt import adapt_rules
+from autocompress.run.disk import going_on_later
 from autocompress.run.drive import Driver, Settings
 from autocompress.run.effects import effect_rows, effects_by
 from autocompress.run.environment import versions
 from autocompress.run.executors import InProcess, workers_of
-from autocompress.run.folder import CONFIG, SENSITIVITY, Run
+from autocompress.run.folder import CONFIG, FORMAT, SENSITIVITY, Run
 from autocompress.run.jobs import Shared
 from autocompress.run.lease import held
 from autocompress.run.measure import Bench, measure_here, measure_space
 from autocompress.run.progress import Silent
-from autocompress.run.settings import DEFAULT_OBJECTIVES, SearchConfig, command_of, new_folder, read_config
+from autocompress.run.settings import DEFAULT_OBJECTIVES, SearchConfig, check_new, command_of, new_folder, read_config
 from autocompress.run.storage import check_storage
 from autocompress.run.study import new_name
 from autocompress.run.trials import Listener
@@ -138,6 +140,7 @@ def search(
 
     Raises:
         InputError: something is wrong with the input; nothing was written.
+        RunError: it was begun and cannot go on, such as where the disk is full.
     """
     resolved = replace(
         config or SearchConfig(),
@@ -160,7 +163,9 @@ def search(
     driver.check()
     if resolved.storage is not None:
         check_storage(folder, resolved.storage)
-    with held(folder) as lease:
+    with going_on_later(folder), held(folder) as lease:
+        # Another search may have taken the folder, and ended, since it was looked at.
+        check_new(folder)
         write_config(folder, wired, study)
         driver.run(parse_budget(resolved.budget), lease)
     return Run.open(folder)
@@ -184,7 +189,8 @@ def resume(
         ray_address: Another place for them; None keeps it.
 
     Raises:
-        InputError: not a run, or its task, model or data changed since, or its storage cannot be used.
+        InputError: not a run, or its task, model or data changed since, or its storage or folder cannot be written.
+        RunError: it cannot go on, such as where the disk is full.
     """
     run = Run.open(path)
     before = read_config(run)
@@ -199,7 +205,7 @@ def resume(
         check_storage(run.path, run.storage)
     wired = wire(config)
     _check_unchanged(run, wired)
-    with held(run.path) as lease:
+    with going_on_later(run.path), held(run.path) as lease:
         if config != before:
             write_config(run.path, wired, run.study)
         driver_of(wired, run.path, run.study, listener).run(total, lease)
@@ -239,6 +245,7 @@ def driver_of(wired: Wired, folder: Path, study: str, listener: Listener | None)
 def write_config(folder: Path, wired: Wired, study: str) -> None:
     """Writes `run.yaml`, complete or not at all."""
     data = {
+        "format": FORMAT,
         "search": {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(wired.config).items()
         },
@@ -257,14 +264,15 @@ def write_config(folder: Path, wired: Wired, study: str) -> None:
         "digests": _digests(wired),
         "versions": versions(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{CONFIG}.part"
-    part.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
-    part.replace(folder / CONFIG)
+    write_whole(folder / CONFIG, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
 
 def _check_unchanged(run: Run, wired: Wired) -> None:
     before: Mapping[str, str] = run.config.get("digests", {})
+    if not before:
+        raise InputError(
+            f"{run.path / CONFIG} has no digests of its task: the file was cut off, or somebody changed it; restore it"
+        )
     for name, digest in _digests(wired).items():
         # Runs of older versions say nothing of space and target.
         if before.get(name) != digest and (name in before or name in ("data", "model")):

@@ -7,7 +7,7 @@ finished twice, trials and processes without an owner, and whether every plan gi
 undisturbed process. Exit code 1 if anything of that is not as it should be.
 
     python scripts/drill.py --kills 100
-    python scripts/drill.py --kills 20 --storage postgresql://user@host/db --restart 'pg_ctl restart -m immediate -D data'
+    python scripts/drill.py --storage postgresql://me@host/db --victims driver storage --restart 'pg_ctl -D db restart'
 """
 
 from __future__ import annotations

@@ -242,7 +242,7 @@ def test_a_run_that_has_just_begun(shell: Shell, command: str) -> None:
         found = shell.json("status", "run")
         assert (found["finished"], found["trials"], found["artifacts"]) == (False, {}, [])
     else:
-        message = "changed since run was started" if command == "resume" else "yet; finish it with"
+        message = "has no digests of its task" if command == "resume" else "yet; finish it with"
         assert message in shell.refused(command, "run")
 
 

@@ -93,7 +93,7 @@ def test_a_run_keeps_its_configuration(tmp_path: Path) -> None:
     run = Run.open(tmp_path)
     assert run.study == "mine"
     assert read_config(run) == config
-    assert set(run.config) == {"search", "resolved", "digests", "versions"}
+    assert set(run.config) == {"format", "search", "resolved", "digests", "versions"}
     assert set(run.config["search"]) == set(vars(config))
     assert run.config["resolved"]["precision"] == "fp16"
     assert not list(tmp_path.glob("*.part"))
@@ -142,6 +142,8 @@ def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no artifact 't001'; it has: none"):
         run.artifact("t001")
     (tmp_path / "artifacts" / "dense").mkdir(parents=True)
+    (tmp_path / "artifacts" / "dense" / "manifest.json").write_text("{}")
+    (tmp_path / "artifacts" / "t002-half").mkdir()
     (tmp_path / "artifacts" / ".t001-half").mkdir()
     assert run.artifacts == [tmp_path / "artifacts" / "dense"]
     with pytest.raises(InputError, match="has no artifact 't001'; it has: dense"):

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 
 from autocompress.compress.quantizer import ActivationQuantizer
+from autocompress.core.files import write_whole
 from autocompress.core.metric import Metrics
 from autocompress.core.plan import Plan
 from autocompress.core.target import Profile
@@ -233,9 +235,7 @@ def _write_json(folder: Path, manifest: Mapping[str, Any]) -> None:
         text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise InputError(f"the manifest of {folder} cannot be written as JSON: {error}") from None
-    part = folder / f".{MANIFEST_FILE}.part"
-    part.write_text(text, encoding="utf-8")
-    part.replace(folder / MANIFEST_FILE)
+    write_whole(folder / MANIFEST_FILE, text)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -299,9 +299,12 @@ def _write_program(module: fx.GraphModule, example_inputs: tuple[Tensor, ...], p
         for node in program.graph.nodes:
             # Stack traces would carry the paths of the machine that exported.
             node.meta.pop("stack_trace", None)
-        torch.export.save(program, path)
+        stored = BytesIO()
+        torch.export.save(program, stored)
     except _EXPORT_ERRORS as error:
         raise UnsupportedError(f"the model cannot be written as {path.name}: {_first_line(error)}") from error
+    # Writing a file itself, PyTorch ends the whole process where the disk is full.
+    path.write_bytes(stored.getvalue())
 
 
 def _split(data: bytes) -> tuple[dict[str, Any], bytes]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from autocompress.core.files import write_whole
 from autocompress.core.metric import MAXIMISED, Metric
 from autocompress.core.target import LatencyEstimate, Profile
 from autocompress.errors import InputError, nearest
@@ -198,8 +199,8 @@ class ReportData:
 
 
 def save_report_data(path: Path, data: ReportData) -> None:
-    """Writes `report.json`."""
-    path.write_text(json.dumps(data.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    """Writes `report.json`, complete or not at all."""
+    write_whole(path, json.dumps(data.to_dict(), indent=1, allow_nan=False) + "\n")
 
 
 def load_report_data(path: Path) -> ReportData:

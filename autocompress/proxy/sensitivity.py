@@ -19,6 +19,7 @@ from torch import Tensor
 
 from autocompress.core.decision import Decision, Option, strength
 from autocompress.core.digest import short_digest
+from autocompress.core.files import append_line, write_whole
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Prune, Quantize, Sparsify
 from autocompress.core.space import Space, Vector
@@ -157,8 +158,7 @@ class Effects:
         # Whoever measures may be busy with something else; then what is known can still be asked for.
         for done, (vector, effect) in enumerate(self._measure(todo) if todo else ()):
             self._known[_name(vector)] = effect
-            with self._file.open("a", encoding="utf-8") as log:
-                log.write(json.dumps({"plan": _name(vector), **_plain(effect)}) + "\n")
+            append_line(self._file, json.dumps({"plan": _name(vector), **_plain(effect)}))
             if progress is not None:
                 progress(done + 1, len(todo))
         return [self._known[_name(vector)] for vector in vectors]
@@ -273,17 +273,26 @@ def _digest(space: Space, context: Context) -> str:
 
 
 def _read(file: Path, digest: str) -> dict[str, Effect | None]:
-    """What is known by option; a table of something else is begun anew, a line that was cut off is dropped."""
-    lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
-    if not lines or lines[0] != json.dumps({"table_of": digest}):
+    """What is known by option; a table of something else is begun anew, what stands behind damage is dropped."""
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else []
+    first = json.dumps({"table_of": digest})
+    if not lines or lines[0] != first:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"table_of": digest}) + "\n", encoding="utf-8")
+        write_whole(file, first + "\n")
         return {}
-    known: dict[str, Effect | None] = {}
-    whole = lines[:-1]
-    for line in whole[1:]:
+    rows = [_row(line) for line in lines[1:-1]]
+    whole = list(itertools.takewhile(lambda row: row is not None, rows))
+    if lines[-1] or len(whole) < len(rows):
+        # The next row would be written behind what is damaged.
+        write_whole(file, "\n".join(lines[: 1 + len(whole)]) + "\n")
+    return dict(row for row in whole if row is not None)
+
+
+def _row(line: str) -> tuple[str, Effect | None] | None:
+    """A plan and its effect; None for a line that is damaged."""
+    try:
         data = json.loads(line)
-        known[data["plan"]] = Effect(data["loss"], data["costs"]) if "loss" in data else None
-    if lines[-1]:
-        file.write_text("\n".join(whole) + "\n", encoding="utf-8")
-    return known
+        costs = {name: float(data["costs"][name]) for name in COSTS} if "loss" in data else {}
+        return str(data["plan"]), Effect(float(data["loss"]), costs) if "loss" in data else None
+    except (ValueError, KeyError, TypeError):
+        return None

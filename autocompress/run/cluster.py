@@ -18,6 +18,7 @@ import ray
 import torch
 
 from autocompress.errors import InputError, RunError
+from autocompress.run.disk import DiskError
 from autocompress.run.executors import Done, NotSendableError, Shown, Workers
 from autocompress.run.jobs import Job, Shared, one_line
 from autocompress.run.ray_start import are_gone, join_ray, last_line, start_ray
@@ -100,6 +101,7 @@ class RayWorkers:
 
         Raises:
             RunError: no worker can take the task, or none came for a long time.
+            DiskError: the job could not write its files.
         """
         while not self._done:
             ready, _ = ray.wait([*self._running, *self._coming], num_returns=1, timeout=_LOOK_S)
@@ -213,6 +215,8 @@ class RayWorkers:
         else:
             for level, message in answer.logged:
                 LOG.log(level, "%s", message)
+            if answer.disk is not None:
+                raise DiskError(answer.disk)
             self._done.append(Done(key, answer.result, answer.error))
         self._idle.append(running.worker)
         self._hand_out()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from autocompress.core.collector import rest_set_aside
 from autocompress.core.constraint import Budget, Constraint
+from autocompress.core.files import write_whole
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
 from autocompress.core.space import Space, Vector
@@ -40,7 +43,7 @@ from autocompress.run.jobs import Shared, refused_by
 from autocompress.run.journal import JOURNAL, repair
 from autocompress.run.lease import Lease
 from autocompress.run.reach import dense_cost, least_costs
-from autocompress.run.report_input import report_input
+from autocompress.run.report_input import Times, report_input
 from autocompress.run.study import Study
 from autocompress.run.trials import Listener, PlanSource, Trials, run_trials
 from autocompress.search.controllers import PLANNED, WITH_TABLES, make_controller
@@ -136,7 +139,7 @@ class Driver:
             self._run(budget, study)
 
     def _run(self, budget: Budget, study: Study) -> None:
-        now = datetime.now(UTC)
+        now, clock = datetime.now(UTC), time.monotonic()
         before = study.began()
         self._keep_reference(study)
         workers = workers_of(self.shared, self.settings.workers, self.listener.say)
@@ -158,9 +161,10 @@ class Driver:
             ]
             front = final_front(points, self.objectives)
             write_front(self.folder / FRONT, self.objectives, baseline, front)
-            data = report_input(self, records, baseline, front, points, before or now, now if before else None)
+            times = Times(before or now, now if before else None, time.monotonic() - clock)
+            data = report_input(self, records, baseline, front, points, times)
             save_report_data(self.folder / REPORT_DATA, data)
-            (self.folder / REPORT).write_text(render_report(data), encoding="utf-8")
+            write_whole(self.folder / REPORT, render_report(data))
 
     def _study(self, lease: Lease) -> Study:
         """The study of the run, its journal repaired if a crash damaged it."""
@@ -168,7 +172,10 @@ class Driver:
         damage = repair(self.folder / JOURNAL) if settings.storage is None else None
         if damage is not None:
             self.listener.say(damage)
-        return Study(self.folder, self.space, self.objectives, settings.storage, settings.study, lease.check)
+        study = Study(self.folder, self.space, self.objectives, settings.storage, settings.study, lease.check)
+        if not study.records() and any((self.folder / CHECKPOINTS).glob("trial-*")):
+            self.listener.say("the study holds no trial, though there are weights of some: the search begins anew")
+        return study
 
     def _keep_reference(self, study: Study) -> None:
         """Where this machine is the target: what the dense model takes, now or when the run began."""
@@ -190,7 +197,9 @@ class Driver:
         least = min(asked, LEAST_FINAL_STEPS)
         seconds = self.settings.final_minutes * 60.0 * min(executor.workers, count)
         per_step_s = step_seconds(records, self.context.effort.short_steps)
-        baseline = emit_point(Plan(), 0, DENSE, self.context, artifacts / DENSE, steps=0, start=None, dense=None)
+        baseline = emit_point(
+            Plan(), 0, DENSE, self.context, artifacts / DENSE, steps=0, start=lambda: None, dense=None
+        )
         finals = Finals(
             executor=executor,
             objectives=self.objectives,
@@ -300,13 +309,29 @@ class _Announced:
 
 def _has_trained_front(folder: Path) -> bool:
     """Whether the points of an earlier stretch were trained to the end: nothing less takes their place."""
-    return (folder / FRONT).is_file() and any(point["fidelity"] == "full" for point in Run.open(folder).points)
+    try:
+        return any(point["fidelity"] == "full" for point in Run.open(folder).points)
+    except InputError:
+        # There is none, or it is damaged.
+        return False
+
+
+class _Log(logging.FileHandler):
+    """The log of a run; where it cannot be written the run goes on, until it has to write what counts."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # the library's name
+        """Drops what cannot be written."""
+
+    def close(self) -> None:
+        """Drops what cannot be written."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 @contextmanager
 def _logging(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _Log(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)

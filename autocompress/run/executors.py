@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from autocompress.errors import InputError
+from autocompress.run.disk import DiskError
 from autocompress.run.jobs import Job, Shared, one_line
 
 LOG = logging.getLogger("autocompress")
@@ -64,6 +65,9 @@ class Executor(Protocol):
 
         Args:
             shown: Called with the key of a job, its parts done and their total, now and then.
+
+        Raises:
+            DiskError: the job could not write its files; so it would be with any other.
         """
 
     def stop(self) -> None:
@@ -99,7 +103,9 @@ class InProcess:
 
         try:
             return Done(key, job(self._shared, progress))
-        except Exception as error:  # noqa: BLE001  # whatever a job raises is its result
+        except DiskError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever else a job raises is its result
             LOG.error("%s failed: %s\n%s", key, error, traceback.format_exc())
             return Done(key, None, one_line(error))
 

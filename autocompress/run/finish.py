@@ -13,6 +13,7 @@ import onnxruntime
 import torch
 from torch import Tensor, fx
 
+from autocompress.core.files import write_whole
 from autocompress.core.metric import Metric
 from autocompress.core.pareto import non_dominated
 from autocompress.core.plan import Plan
@@ -24,6 +25,7 @@ from autocompress.errors import RunError
 from autocompress.proxy.context import Context
 from autocompress.proxy.evaluate import Evaluation, evaluate
 from autocompress.proxy.timing import latencies_of_files
+from autocompress.run.disk import writing
 from autocompress.run.layer_table import layer_rows
 from autocompress.run.weights import load_weights, save_weights
 from autocompress.search.record import Objective, losses
@@ -73,7 +75,7 @@ def emit_point(
     folder: Path,
     *,
     steps: int,
-    start: Mapping[str, Tensor] | None,
+    start: Callable[[], Mapping[str, Tensor] | None],
     dense: Mapping[str, Metric] | None,
     trained: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -87,21 +89,25 @@ def emit_point(
         context: What the run shares.
         folder: `artifacts/<id>`; made anew.
         steps: Optimiser steps of the final training.
-        start: The weights the trial ended with.
+        start: Gives the weights the trial ended with; asked where it is trained or exported from them.
         dense: Metrics of the dense artifact, for the manifest; None while that one is made.
         trained: Where its weights after this training are kept; where there are any, it is not trained again.
         progress: Called with the steps done and their total.
+
+    Raises:
+        DiskError: there is no room or no permission to write it.
     """
-    kept = load_weights(trained) if trained is not None else None
+    kept = load_weights(trained, plan) if trained is not None else None
     left = steps if kept is None else 0
     fidelity = "full" if steps else "short"
-    result = evaluate(plan, fidelity, context, steps=left, start=kept or start, progress=progress)
+    result = evaluate(plan, fidelity, context, steps=left, start=kept or start(), progress=progress)
     if trained is not None and left:
         save_weights(trained, result)
     profile = context.target.profile
     path = folder / "model.onnx"
     with context.working():
-        written = write_artifact(folder, result.module, plan, context.dense.inputs, opset=profile.opset, half=False)
+        with writing(folder):
+            written = write_artifact(folder, result.module, plan, context.dense.inputs, opset=profile.opset, half=False)
         verification = verify(path, result.module, _batches(context), scores=_has_classes(context))
         metrics, validation = _measured(path, result, context)
     latency = None if profile.measured else result.latency
@@ -121,7 +127,8 @@ def emit_point(
         reason=None if verification.passed else verification.reason,
         notes=result.notes,
     )
-    _write_manifest(folder, point, verification, context, dense or metrics)
+    with writing(folder):
+        _write_manifest(folder, point, verification, context, dense or metrics)
     files = {child.name: child.stat().st_size for child in sorted(folder.iterdir())}
     return replace(point, files=files)
 
@@ -249,6 +256,4 @@ def write_front(path: Path, objectives: Sequence[Objective], baseline: Point, fr
         "baseline": point_to_dict(baseline),
         "points": [point_to_dict(point) for point in front],
     }
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
-    part.replace(path)
+    write_whole(path, json.dumps(data, indent=2, sort_keys=True) + "\n")

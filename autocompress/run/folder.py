@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.core.strict_yaml import read_yaml
+from autocompress.emit.artifact import MANIFEST_FILE
 from autocompress.errors import InputError
 
 CONFIG = "run.yaml"
+# Of a run folder; runs that do not name theirs are of the first.
+FORMAT = 1
 STUDY = "autocompress"
 FRONT = "front.json"
 REPORT = "report.html"
@@ -38,15 +41,23 @@ class Run:
         """Opens a run folder.
 
         Raises:
-            InputError: it is not one.
+            InputError: it is not one, its file was cut off, or a later version of this program wrote it.
         """
         folder = Path(path)
         file = folder / CONFIG
         if not file.is_file():
             raise InputError(f"{folder} is not a run: it has no {CONFIG}; name a folder that `search` wrote")
         config, _ = read_yaml(file)
+        form = config.get("format", 1)
+        if not isinstance(form, int) or not 1 <= form <= FORMAT:
+            raise InputError(
+                f"{file} is of format {form!r}, this version reads {FORMAT}; upgrade with `pip install -U autocompress`"
+            )
         if not isinstance(config.get("search"), dict):
             raise InputError(f"{file} has no section 'search'; it is not the file that `search` wrote")
+        for section in ("resolved", "digests"):
+            if not isinstance(config.get(section, {}), dict):
+                raise InputError(f"{file}: section {section!r} is no mapping; the file was cut off: restore it")
         return Run(folder, config)
 
     @property
@@ -65,12 +76,17 @@ class Run:
         """The content of `front.json`.
 
         Raises:
-            InputError: the search has not come that far.
+            InputError: the search has not come that far, or the file was damaged.
         """
         file = self.path / FRONT
         if not file.is_file():
             raise InputError(f"{self.path} has no {FRONT} yet; finish it with `autocompress resume {self.path}`")
-        data: Mapping[str, Any] = json.loads(file.read_text())
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            data = None
+        if not isinstance(data, dict) or not {"objectives", "baseline", "points"} <= set(data):
+            raise InputError(f"{file} is damaged; `autocompress resume {self.path}` writes it again")
         return data
 
     @property
@@ -92,7 +108,7 @@ class Run:
     @property
     def artifacts(self) -> list[Path]:
         """The folders of all artifacts, by name; not what a killed process left half written."""
-        return whole_folders(self.path / ARTIFACTS)
+        return [folder for folder in whole_folders(self.path / ARTIFACTS) if (folder / MANIFEST_FILE).is_file()]
 
 
 def whole_folders(parent: Path) -> list[Path]:

@@ -11,14 +11,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from autocompress.core.constraint import Constraint
 from autocompress.core.metric import Metric
+from autocompress.core.plan import Plan
 from autocompress.core.space import Space, Vector
 from autocompress.errors import AutoCompressError
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.proxy.evaluate import StoppedError, evaluate
 from autocompress.proxy.sensitivity import Effect, Meter
+from autocompress.run.disk import DiskError
 from autocompress.run.finish import Point, emit_point
 from autocompress.run.weights import load_weights, point_path, save_weights
 from autocompress.search.record import Objective, Record
@@ -83,23 +87,34 @@ class PointJob:
 
     def __call__(self, shared: Shared, progress: Progress) -> Point:
         """Trains, exports and verifies it."""
+        plan = shared.space.decode(self.record.vector)
         return emit_point(
-            shared.space.decode(self.record.vector),
+            plan,
             self.record.number,
             self.record.label,
             shared.context,
             self.folder,
             steps=self.steps,
-            start=load_weights(self.checkpoint),
+            start=lambda: self._start(plan, shared.context),
             trained=point_path(self.checkpoint.parent, self.record.number, self.steps),
             dense=self.dense,
             progress=progress,
         )
 
+    def _start(self, plan: Plan, context: Context) -> dict[str, Tensor]:
+        """What the trial ended with; where its file is lost or damaged, the trial's training is done again."""
+        kept = load_weights(self.checkpoint, plan)
+        if kept is not None:
+            return kept
+        LOG.warning("trial %d is trained again: its weights are not in %s", self.record.number, self.checkpoint)
+        result = evaluate(plan, "short", context)
+        save_weights(self.checkpoint, result)
+        return dict(result.module.state_dict())
+
 
 @dataclass(frozen=True)
 class TrialJob:
-    """One trial; every way it can end is a record.
+    """One trial; every way it can end is a record, but for a run folder that cannot be written.
 
     Attributes:
         dense: Metrics of the dense model that constraints are relative to.
@@ -131,6 +146,9 @@ class TrialJob:
             half = _Half(self, cost.metrics, shared.context.task.metric_unit)
             result = evaluate(plan, "short", shared.context, progress=progress, halfway=half.goes_on)
             save_weights(self.checkpoint, result)
+        except DiskError:
+            # The next trial would come to the same end: nothing is wrong with this one.
+            raise
         except StoppedError as error:
             return half.stopped(str(error), {"tables": tables, "train": time.perf_counter() - start - tables})
         except Exception as error:  # noqa: BLE001  # whatever a trial raises is its result, not the end of the search

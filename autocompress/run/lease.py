@@ -18,7 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from autocompress.core.files import write_whole
 from autocompress.errors import InputError, RunError
+from autocompress.run.disk import taking
 
 LOCK = "run.lock"
 HOLDER = "driver.json"
@@ -102,7 +104,8 @@ class Lease:
         self._ended.set()
         self._thread.join()
         if self.taken_by is None:
-            with contextlib.suppress(FileNotFoundError):
+            # Of a process that is gone the file says nothing: not worth hiding what ended the run.
+            with contextlib.suppress(OSError):
                 (self._folder / HOLDER).unlink()
 
     def _beat(self) -> None:
@@ -141,10 +144,12 @@ def held(folder: Path, beat_s: float = BEAT_S) -> Iterator[Lease]:
         beat_s: Seconds between two signs of life.
 
     Raises:
-        InputError: another driver holds it.
+        InputError: another driver holds it, or the folder may not be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as file:
+    with taking(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / LOCK).open("a")
+    with opened as file:
         is_locked = _lock(file, folder)
         before = holder_of(folder)
         if before is not None and not (is_locked and before.is_here) and _lives(folder, before, beat_s):
@@ -205,5 +210,5 @@ def _this_process() -> Holder:
 
 def _write(folder: Path, holder: Holder) -> None:
     partial = folder / f".{HOLDER}.{holder.token}"
-    partial.write_text(json.dumps(asdict(holder)), encoding="utf-8")
+    write_whole(partial, json.dumps(asdict(holder)), lasting=False)
     partial.replace(folder / HOLDER)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import onnxruntime
@@ -26,14 +26,28 @@ if TYPE_CHECKING:
 _CORRELATED = 4
 
 
+@dataclass(frozen=True)
+class Times:
+    """When a run happened.
+
+    Attributes:
+        began: By the clock on the wall, which somebody may set.
+        resumed: When this stretch did, if it is not the first.
+        seconds: That this stretch took, by a clock that only goes on.
+    """
+
+    began: datetime
+    resumed: datetime | None
+    seconds: float
+
+
 def report_input(
     driver: Driver,
     records: Sequence[Record],
     baseline: Point,
     front: Sequence[Point],
     points: Sequence[Point],
-    began: datetime,
-    resumed: datetime | None,
+    times: Times,
 ) -> ReportData:
     """The report of a run.
 
@@ -43,8 +57,7 @@ def report_input(
         baseline: The dense artifact.
         front: The final front.
         points: Every artifact that was made, the failed ones too.
-        began: When the run did.
-        resumed: When this stretch did, if it is not the first.
+        times: Of the run.
     """
     context, settings = driver.context, driver.settings
     task = context.task
@@ -59,9 +72,9 @@ def report_input(
         precision=context.precision,
         seed=settings.seed,
         versions=dict(settings.versions),
-        started=began.isoformat(timespec="seconds"),
-        resumed=None if resumed is None else resumed.isoformat(timespec="seconds"),
-        wall_seconds=max(0.0, (datetime.now(UTC) - (resumed or began)).total_seconds()),
+        started=times.began.isoformat(timespec="seconds"),
+        resumed=None if times.resumed is None else times.resumed.isoformat(timespec="seconds"),
+        wall_seconds=times.seconds,
         objectives=tuple(objective.name for objective in driver.objectives),
         constraints=tuple(constraint.text for constraint in driver.constraints),
         space=driver.space.name,

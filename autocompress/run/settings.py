@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from autocompress.core.metric import OBJECTIVES
 from autocompress.errors import InputError, nearest
 from autocompress.run.executors import Workers, best_workers
 from autocompress.run.folder import CONFIG, Run
+from autocompress.run.lease import HOLDER, LOCK
 from autocompress.run.storage import shown_url
 from autocompress.search.controllers import CONTROLLERS, DEFAULT_CONTROLLER
 
@@ -126,7 +128,7 @@ def new_folder(output: str | Path | None, config: SearchConfig) -> Path:
     """The folder of a new run; it is not made yet.
 
     Raises:
-        InputError: it holds another run, or is not a folder.
+        InputError: it holds another run, is not a folder, or cannot be made.
     """
     if output is None:
         name = Path(config.task.split(":")[0]).stem.strip("<>").replace(" ", "-").lower()
@@ -136,13 +138,29 @@ def new_folder(output: str | Path | None, config: SearchConfig) -> Path:
     for place in (folder, *folder.parents):
         if place.exists() and not place.is_dir():
             raise InputError(f"output {folder}: {place} is a file; name a folder")
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"output {folder} cannot be written: {there} is read-only here; name another folder")
+    check_new(folder)
+    return folder
+
+
+def check_new(folder: Path) -> None:
+    """Refuses a folder with anything in it but what a search leaves that was ended before it began.
+
+    Raises:
+        InputError: it holds another run, or other files.
+    """
     if (folder / CONFIG).exists():
         raise InputError(
             f"output {folder} holds another run; name a new folder, or go on with `autocompress resume {folder}`"
         )
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(not _is_of_lease(child.name) for child in folder.iterdir()):
         raise InputError(f"output {folder} is not empty; name a new folder")
-    return folder
+
+
+def _is_of_lease(name: str) -> bool:
+    return name in (LOCK, HOLDER, f".{CONFIG}.part") or name.startswith((f".{HOLDER}.", f"..{HOLDER}."))
 
 
 def read_config(run: Run) -> SearchConfig:
@@ -162,8 +180,13 @@ def read_config(run: Run) -> SearchConfig:
         if str(data.get(name, "")).startswith("<"):
             raise InputError(f"{run.path} was started from Python with a {name} object; resume it from Python")
     for name in ("objectives", "constraints"):
+        if not isinstance(data.get(name, []), list):
+            raise InputError(f"{run.path / CONFIG}: search.{name} is {data[name]!r}; it must be a list")
         data[name] = tuple(data.get(name, ()))
-    return SearchConfig(**data)
+    try:
+        return SearchConfig(**data)
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{run.path / CONFIG}: a value under 'search' is of the wrong kind: {error}") from None
 
 
 def command_of(config: SearchConfig) -> str:

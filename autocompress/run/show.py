@@ -70,7 +70,7 @@ def status_of(run: Run) -> dict[str, Any]:
     return {
         "run": str(run.path),
         "driver": driver.named if driver is not None and not driver.is_gone else None,
-        "budget": run.config["search"]["budget"],
+        "budget": run.config["search"].get("budget"),
         "trials": counts,
         "trial_seconds": {phase: round(taken, 1) for phase, taken in seconds.items()},
         "finished": finished,

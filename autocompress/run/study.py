@@ -197,16 +197,19 @@ class Study:
         if trial.state == TrialState.RUNNING:
             # What `finish` wrote before it was interrupted is not a result: the trial is run again.
             attributes = {"label": attributes.get("label", "")}
-        metrics = {name: Metric.from_dict(data) for name, data in attributes.get("metrics", {}).items()}
-        return Record(
-            number=trial.number,
-            label=str(attributes.get("label", "")),
-            vector=self._vector(trial),
-            state=state_of(trial),
-            fidelity=str(attributes.get("fidelity", "short")),
-            metrics=metrics,
-            seconds=dict(attributes.get("seconds", {})),
-            error=attributes.get("error"),
-            notes=tuple(attributes.get("notes", ())),
-            halfway=attributes.get("halfway"),
-        )
+        try:
+            metrics = {name: Metric.from_dict(data) for name, data in attributes.get("metrics", {}).items()}
+            return Record(
+                number=trial.number,
+                label=str(attributes.get("label", "")),
+                vector=self._vector(trial),
+                state=state_of(trial),
+                fidelity=str(attributes.get("fidelity", "short")),
+                metrics=metrics,
+                seconds=dict(attributes.get("seconds", {})),
+                error=attributes.get("error"),
+                notes=tuple(attributes.get("notes", ())),
+                halfway=attributes.get("halfway"),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"trial {trial.number} of the study is damaged: {type(error).__name__} {error}") from None

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 import torch
 
+from autocompress.run.disk import DiskError
 from autocompress.run.jobs import Job, Shared, one_line
 
 LOG = logging.getLogger("autocompress")
@@ -21,11 +22,16 @@ LOG = logging.getLogger("autocompress")
 
 @dataclass(frozen=True)
 class Answer:
-    """What comes back from a worker: the result or an error, and what was logged on the way."""
+    """What comes back from a worker: the result or an error, and what was logged on the way.
+
+    Attributes:
+        disk: Why the files of the job could not be written.
+    """
 
     result: Any
     error: str | None
     logged: tuple[tuple[int, str], ...]
+    disk: str | None = None
 
 
 class Worker:
@@ -56,7 +62,9 @@ class Worker:
         with _captured() as logged:
             try:
                 return Answer(job(self._shared, self._show), None, tuple(logged))
-            except Exception as error:  # noqa: BLE001  # whatever a job raises is its result
+            except DiskError as error:
+                return Answer(None, None, tuple(logged), disk=str(error))
+            except Exception as error:  # noqa: BLE001  # whatever else a job raises is its result
                 logged.append((logging.ERROR, f"{one_line(error)}\n{traceback.format_exc()}"))
                 return Answer(None, one_line(error), tuple(logged))
 

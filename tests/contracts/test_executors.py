@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import ray
 
 from autocompress.core.constraint import Budget
 from autocompress.errors import InputError, RunError
+from autocompress.run.disk import DiskError, writing
 from autocompress.run.executors import Executor, InProcess, Workers, each, make_executor
 from autocompress.run.jobs import EffectJob, Progress, Shared, TrialJob
 from autocompress.run.ray_start import start_ray
@@ -59,6 +61,17 @@ class Broken:
 
     def __call__(self, shared: Shared, progress: Progress) -> Any:
         raise ValueError("no luck\nand a second line")
+
+
+@dataclass(frozen=True)
+class NoRoom:
+    """Finds the disk full."""
+
+    path: Path
+
+    def __call__(self, shared: Shared, progress: Progress) -> Any:
+        with writing(self.path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @dataclass(frozen=True)
@@ -158,6 +171,16 @@ def test_what_a_job_raises_is_its_result(executor: Executor, caplog: pytest.LogC
     executor.start("broken", Broken())
     done = executor.next()
     assert (done.key, done.result, done.error) == ("broken", None, "ValueError: no luck")
+    executor.start("next", Double(4))
+    assert executor.next().result == 8
+
+
+def test_a_disk_that_takes_no_file_is_not_the_result_of_a_job(executor: Executor, tmp_path: Path) -> None:
+    executor.start("full", NoRoom(tmp_path / "model.onnx"))
+    with pytest.raises(
+        DiskError, match=r"there is no room to write .*model\.onnx \(No space left on device\); make some"
+    ):
+        executor.next()
     executor.start("next", Double(4))
     assert executor.next().result == 8
 

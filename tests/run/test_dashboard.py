@@ -28,7 +28,7 @@ pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installe
 def run_folder(tmp_path: Path) -> Path:
     """A study with its trials, as a run keeps it."""
     fill(Study(tmp_path, SPACE, TWO))
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"format": "autocompress-run", "version": 1, "search": {}}))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"format": 1, "search": {}}))
     return tmp_path
 
 

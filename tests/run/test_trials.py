@@ -18,12 +18,13 @@ from torch import Tensor
 
 from autocompress.core.constraint import Budget, parse_constraint
 from autocompress.core.metric import Metric
+from autocompress.core.plan import Plan
 from autocompress.core.rules import SpaceRules
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.run import jobs
 from autocompress.run import trials as loop
-from autocompress.run.jobs import refused_by
+from autocompress.run.jobs import PointJob, refused_by
 from autocompress.run.study import Study
 from autocompress.run.trials import Trials, run_trials
 from autocompress.run.weights import checkpoint_path, load_weights
@@ -66,13 +67,40 @@ def test_trials_are_run_until_the_budget_is_spent(tmp_path: Path, context: Conte
     for record in records:
         assert set(record.metrics) == names
         assert set(record.seconds) == {"tables", "apply", "train", "evaluate", "measure"}
-        weights = load_weights(checkpoint_path(trials.checkpoints, record.number))
+        path = checkpoint_path(trials.checkpoints, record.number)
+        weights = load_weights(path, trials.space.decode(record.vector))
         assert weights is not None
         assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
     assert isinstance(trials.listener, Told)
     assert trials.listener.records == records
-    assert load_weights(tmp_path / "none.safetensors") is None
+    assert load_weights(tmp_path / "none.safetensors", Plan()) is None
+    # A number that a crash freed belongs to another plan, and half a file to none.
+    assert load_weights(path, Plan()) is None
+    path.write_bytes(path.read_bytes()[:-1])
+    assert load_weights(path, trials.space.decode(record.vector)) is None
     assert trials.space.decode(records[0].vector).is_dense
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "of another plan"])
+def test_weights_that_are_lost_are_trained_again_to_the_same(damage: str, tmp_path: Path, context: Context) -> None:
+    trials = make_trials(tmp_path, context)
+    assert run_trials(trials, Budget(trials=3))
+    dense, _, last = trials.study.records()
+    path, other = (checkpoint_path(trials.checkpoints, record.number) for record in (last, dense))
+    plan, before = trials.space.decode(last.vector), path.read_bytes()
+    kept = load_weights(path, plan)
+    assert kept is not None
+    # They lie in the file, which is about to be damaged.
+    wanted = {name: tensor.clone() for name, tensor in kept.items()}
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(before[:-100] if damage == "cut" else other.read_bytes())
+    job = PointJob(last, tmp_path / "artifacts" / "t002", 0, path, trials.dense)
+    found = job._start(plan, context)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert path.read_bytes() == before
 
 
 def test_a_baseline_that_goes_further_than_a_hopeless_one_is_left_out(tmp_path: Path, context: Context) -> None:

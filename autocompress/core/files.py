@@ -1,0 +1,53 @@
+"""Files that are there whole or not at all, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, content: str | bytes, *, lasting: bool = True) -> None:
+    """Writes a file that appears complete or not at all; what was there before stays until then.
+
+    Args:
+        path: The file.
+        content: Text is written as UTF-8.
+        lasting: False for what may be lost with the power, such as a sign of life.
+
+    Raises:
+        OSError: there is no room or no permission; it names the file, and nothing half written is left.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            if lasting:
+                # Renamed before its content is on the disk, a file may be empty after a power failure.
+                os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        # On a disk that is full what is half written takes the room of what is needed.
+        _removed(part)
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file, which is made if it is missing.
+
+    Raises:
+        OSError: there is no room or no permission; it names the file, at whose end there may be half a line.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
+def _removed(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        # A folder that may not be written holds no new file either.
+        return
