@@ -290,7 +290,7 @@ def test_wrong_usage_is_exit_code_2(shell: Shell, words: tuple[str, ...]) -> Non
 def test_a_file_that_cannot_be_written_is_one_line(shell: Shell, finished: Path) -> None:
     code, out, err = shell("report", finished, "--output", shell.folder)
     assert (code, out) == (1, "")
-    assert err == f"autocompress: {shell.folder}: Is a directory\n"
+    assert err == f"autocompress: {shell.folder} cannot be used (Is a directory); put it right\n"
 
 
 def test_validation_ends_as_its_thresholds_say(shell: Shell) -> None:

@@ -17,6 +17,10 @@ def write_whole(path: Path, content: str | bytes, *, lasting: bool = True) -> No
     Raises:
         OSError: there is no room or no permission; it names the file, and nothing half written is left.
     """
+    if path.exists() and not path.is_file():
+        # A pipe or a device such as /dev/stdout is written to, and not put aside; a folder is refused by the system.
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:
