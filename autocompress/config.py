@@ -206,7 +206,7 @@ def resume(
     wired = wire(config)
     _check_unchanged(run, wired)
     with going_on_later(run.path), held(run.path) as lease:
-        if config != before:
+        if config != before or run.config.get("format", 1) != FORMAT:
             write_config(run.path, wired, run.study)
         driver_of(wired, run.path, run.study, listener).run(total, lease)
     return Run.open(path)

@@ -42,7 +42,8 @@ from autocompress.run.folder import REPORT, REPORT_DATA, Run
 from autocompress.run.jobs import Job, Progress, Shared, TrialJob
 from autocompress.run.progress import Silent
 from autocompress.run.settings import SearchConfig
-from autocompress.run.study import Study, open_storage
+from autocompress.run.storage import open_storage
+from autocompress.run.study import Study, result_of, state_of
 from autocompress.run.trials import run_trials
 from autocompress.search.controllers import CONTROLLERS
 from autocompress.search.record import TELLING, Record
@@ -72,7 +73,7 @@ def read_search(folder: Path, controller: str, seed: int) -> Search:
     """The trials of a search that were trained; those that were stopped have what they would reach at best."""
     run = Run.open(folder)
     study: Any = optuna.load_study(study_name=run.study, storage=open_storage(folder, None))
-    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("state") in TELLING]
+    trials = [trial for trial in study.get_trials(deepcopy=False) if state_of(trial) in TELLING]
     trials.sort(key=lambda trial: trial.datetime_complete)
     began = datetime.fromisoformat(load_report_data(run.path / REPORT_DATA).started)
     return Search(
@@ -82,7 +83,7 @@ def read_search(folder: Path, controller: str, seed: int) -> Search:
         tuple(
             Trial(
                 tuple(int(index) for index in trial.params.values()),
-                {name: metric["value"] for name, metric in trial.user_attrs["metrics"].items()},
+                {name: metric["value"] for name, metric in result_of(trial)["metrics"].items()},
                 (trial.datetime_complete.astimezone(UTC) - began).total_seconds(),
             )
             for trial in trials

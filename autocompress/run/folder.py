@@ -13,8 +13,8 @@ from autocompress.emit.artifact import MANIFEST_FILE
 from autocompress.errors import InputError
 
 CONFIG = "run.yaml"
-# Of a run folder; runs that do not name theirs are of the first.
-FORMAT = 1
+# Of a run folder; runs that do not name theirs are of the first, which wrote each part of a result by itself.
+FORMAT = 2
 STUDY = "autocompress"
 FRONT = "front.json"
 REPORT = "report.html"

@@ -22,7 +22,7 @@ from autocompress.run.folder import ARTIFACTS, FRONT, Run, whole_folders
 from autocompress.run.journal import JOURNAL
 from autocompress.run.lease import holder_of
 from autocompress.run.storage import asked_once, close_storage, open_storage
-from autocompress.run.study import state_of
+from autocompress.run.study import is_replaced, result_of, state_of
 
 _NAMES = ("accuracy", "size_bytes", "latency_ms", "macs", "peak_memory_bytes")
 
@@ -60,10 +60,10 @@ def status_of(run: Run) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     if run.storage is not None or (run.path / JOURNAL).is_file():
         for trial in _trials_of(run):
-            if "replaced_by" not in trial.user_attrs:
+            if not is_replaced(trial):
                 state = state_of(trial)
                 counts[state] = counts.get(state, 0) + 1
-                for phase, taken in trial.user_attrs.get("seconds", {}).items():
+                for phase, taken in result_of(trial).get("seconds", {}).items():
                     seconds[phase] = seconds.get(phase, 0.0) + taken
     finished = (run.path / FRONT).is_file()
     driver = holder_of(run.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -24,11 +25,26 @@ from autocompress.search.record import Objective, Record
 from autocompress.search.samplers import distributions
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+_RESULT = "result"
+
+
+def result_of(trial: FrozenTrial) -> Mapping[str, Any]:
+    """How a trial ended, as `Study.finish` wrote it; empty while it runs, whatever is written of it already."""
+    if not trial.state.is_finished():
+        return {}
+    # Runs of the first format have each part beside the others.
+    found: Mapping[str, Any] = trial.user_attrs.get(_RESULT, trial.user_attrs)
+    return found
 
 
 def state_of(trial: FrozenTrial) -> str:
-    """One of `STATES`; a trial has its state and its results when the last of them is written."""
-    return "running" if trial.state == TrialState.RUNNING else str(trial.user_attrs.get("state", "running"))
+    """One of `STATES`."""
+    return str(result_of(trial).get("state", "running"))
+
+
+def is_replaced(trial: FrozenTrial) -> bool:
+    """True of a trial that was lost with its driver, and run again under another number: so did the first format."""
+    return "replaced_by" in trial.user_attrs
 
 
 def new_name(folder: Path, storage: str | None) -> str:
@@ -65,8 +81,8 @@ class Study:
         self.space = space
         self.objectives = tuple(objectives)
         self._distributions = distributions(space)
-        # Trials that ended stay as they are.
-        self._ended: dict[int, Record] = {}
+        # Of the first so many trials, all of which have ended: those stay as they are.
+        self._settled, self._ended = 0, list[Record]()
         self._storage = open_storage(folder, storage)
         try:
             self._study = optuna.create_study(
@@ -86,8 +102,17 @@ class Study:
 
     def records(self) -> list[Record]:
         """Every trial that was started, in order."""
-        started = [trial for trial in self._trials() if trial.state != TrialState.WAITING]
-        return [self._record(trial) for trial in started if "replaced_by" not in trial.user_attrs]
+        trials = self._trials()
+        while self._settled < len(trials) and trials[self._settled].state.is_finished():
+            trial = trials[self._settled]
+            if not is_replaced(trial):
+                self._ended.append(self._record(trial))
+                # Ten thousand trials would hold as many copies of what all of them decide.
+                trial.distributions = self._distributions
+                trial.params = dict(zip(self._distributions, self._ended[-1].vector, strict=True))
+            self._settled += 1
+        later = (trial for trial in trials[self._settled :] if trial.state != TrialState.WAITING)
+        return [*self._ended, *(self._record(trial) for trial in later if not is_replaced(trial))]
 
     def began(self) -> datetime | None:
         """When the first trial was started."""
@@ -105,12 +130,15 @@ class Study:
             user_attrs={"label": label, "token": token},
         )
 
+        tries = itertools.count()
+
         def write() -> int:
             self._check()
-            # The answer to a write may be lost with the connection: the trial is there then.
-            written = [one.number for one in self._read() if one.user_attrs.get("token") == token]
-            if written:
-                return written[0]
+            if next(tries):
+                # The answer to a write may be lost with the connection: the trial is there then.
+                written = [one.number for one in self._read() if one.user_attrs.get("token") == token]
+                if written:
+                    return written[0]
             with uninterrupted():
                 trial_id = self._study._storage.create_new_trial(self._study._study_id, trial)
                 return int(self._study._storage.get_trial_number_from_id(trial_id))
@@ -123,7 +151,7 @@ class Study:
         Raises:
             RunError: it has others already.
         """
-        results = {
+        result = {
             "state": record.state,
             "fidelity": record.fidelity,
             "metrics": {name: metric.to_dict() for name, metric in record.metrics.items()},
@@ -132,39 +160,27 @@ class Study:
             "notes": list(record.notes),
             "halfway": record.halfway,
         }
-        results = {key: json.loads(json.dumps(value)) for key, value in results.items()}
+        result = json.loads(json.dumps(result))
         if record.state == "complete":
             state, values = TrialState.COMPLETE, [record.metrics[o.name].value for o in self.objectives]
         else:
             state, values = TrialState.FAIL, None
-        answered(lambda: self._end(record.number, results, state, values))
+        answered(lambda: self._end(record.number, result, state, values))
 
-    def requeue_lost(self) -> list[tuple[int, Vector, str]]:
-        """Closes the trials that a dead driver left running; returns their numbers, plans and labels, to run again."""
-        running = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
-        lost = [(trial.number, self._vector(trial), str(trial.user_attrs.get("label", ""))) for trial in running]
-        for number, _, _ in lost:
-            self._replace(number)
-        return lost
+    def lost(self) -> list[Record]:
+        """The trials that a dead driver left running: to be run again, under the numbers they have."""
+        return [record for record in self.records() if record.state == "running"]
 
-    def _replace(self, number: int) -> None:
-        attributes = {"replaced_by": "a new trial of the same plan"}
-        answered(lambda: self._end(number, attributes, TrialState.FAIL, None))
-
-    def _end(
-        self, number: int, attributes: Mapping[str, Any], state: TrialState, values: Sequence[float] | None
-    ) -> None:
+    def _end(self, number: int, result: object, state: TrialState, values: Sequence[float] | None) -> None:
         """Writes how a trial ended, its state last; nothing if that is written already."""
         self._check()
         trial = self._read()[number]
         if trial.state.is_finished():
-            known = {key: trial.user_attrs.get(key) for key in attributes}
-            if trial.state != state or json.dumps(known) != json.dumps(dict(attributes)):
+            if trial.state != state or json.dumps(trial.user_attrs.get(_RESULT)) != json.dumps(result):
                 raise RunError(f"trial {number} of the study has ended already, with other results; it stays as it is")
             return
         with uninterrupted():
-            for key, value in attributes.items():
-                self._study._storage.set_trial_user_attr(trial._trial_id, key, value)
+            self._study._storage.set_trial_user_attr(trial._trial_id, _RESULT, result)
             self._study.tell(number, values, state)
 
     def _trials(self) -> list[FrozenTrial]:
@@ -185,31 +201,16 @@ class Study:
         return tuple(int(trial.params[name]) for name in self._distributions)
 
     def _record(self, trial: FrozenTrial) -> Record:
-        if trial.number in self._ended:
-            return self._ended[trial.number]
-        record = self._new_record(trial)
-        if trial.state.is_finished():
-            self._ended[trial.number] = record
-        return record
-
-    def _new_record(self, trial: FrozenTrial) -> Record:
-        attributes: Mapping[str, Any] = trial.user_attrs
-        if trial.state == TrialState.RUNNING:
-            # What `finish` wrote before it was interrupted is not a result: the trial is run again.
-            attributes = {"label": attributes.get("label", "")}
-        try:
-            metrics = {name: Metric.from_dict(data) for name, data in attributes.get("metrics", {}).items()}
-            return Record(
-                number=trial.number,
-                label=str(attributes.get("label", "")),
-                vector=self._vector(trial),
-                state=state_of(trial),
-                fidelity=str(attributes.get("fidelity", "short")),
-                metrics=metrics,
-                seconds=dict(attributes.get("seconds", {})),
-                error=attributes.get("error"),
-                notes=tuple(attributes.get("notes", ())),
-                halfway=attributes.get("halfway"),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"trial {trial.number} of the study is damaged: {type(error).__name__} {error}") from None
+        result = result_of(trial)
+        return Record(
+            number=trial.number,
+            label=str(trial.user_attrs.get("label", "")),
+            vector=self._vector(trial),
+            state=state_of(trial),
+            fidelity=str(result.get("fidelity", "short")),
+            metrics={name: Metric.from_dict(data) for name, data in result.get("metrics", {}).items()},
+            seconds=dict(result.get("seconds", {})),
+            error=result.get("error"),
+            notes=tuple(result.get("notes", ())),
+            halfway=result.get("halfway"),
+        )

@@ -126,7 +126,8 @@ class _Loop:
         self._trials = trials
         self._budget = budget
         self._started = time.monotonic()
-        self._again = [(vector, label) for _, vector, label in trials.study.requeue_lost()]
+        # What a driver that is gone left under way comes first, whatever the budget: it was begun within it.
+        self._again = deque(trials.study.lost())
         self._running: dict[str, TrialJob] = {}
         self._stages = _stages(trials.baselines, trials.waves)
         self._before: set[Vector] = set()
@@ -137,10 +138,10 @@ class _Loop:
         """Keeps the workers busy; False if nothing runs and nothing is left to start."""
         executor = self._trials.executor
         while executor.busy < executor.workers:
-            asked = self._next()
-            if asked is None:
+            record = self._again.popleft() if self._again else self._begun()
+            if record is None:
                 break
-            self._start(*asked)
+            self._start(record)
         return executor.busy > 0
 
     def wait(self) -> None:
@@ -153,27 +154,35 @@ class _Loop:
         count = len(_counted(trials.study.records()))
         trials.listener.trial(record, count, self._budget, time.monotonic() - self._started)
 
-    def _start(self, vector: Vector, label: str) -> None:
+    def _begun(self) -> Record | None:
+        """A new trial; None if there is none to start, now or ever."""
+        asked = self._next()
+        if asked is None:
+            return None
+        vector, label = asked
+        return Record(self._trials.study.start(vector, label), label, vector, "running", "short", {}, {})
+
+    def _start(self, record: Record) -> None:
         trials = self._trials
-        judges = self._judges(vector)
-        number = trials.study.start(vector, label)
+        number, key = record.number, f"trial {record.number}"
         path = checkpoint_path(trials.checkpoints, number)
+        known = self._judges(record)
         objectives = trials.study.objectives
-        job = TrialJob(number, vector, label, trials.constraints, trials.dense, path, objectives, judges)
-        key = f"trial {number}"
+        job = TrialJob(number, record.vector, record.label, trials.constraints, trials.dense, path, objectives, known)
         self._running[key] = job
         trials.executor.start(key, job)
 
-    def _judges(self, vector: Vector) -> tuple[Record, ...]:
+    def _judges(self, record: Record) -> tuple[Record, ...]:
         """The trials by which one is stopped half way: none for baselines, which are there to be compared with.
 
-        Only those that had ended for certain, so that the same seed and workers stop the same trials.
+        Only those that had ended for certain when it was begun, so that the same seed and workers stop the same trials,
+        also where one is run again.
         """
         trials = self._trials
-        if any(vector == baseline for _, baseline in trials.baselines):
+        if any(record.vector == baseline for _, baseline in trials.baselines):
             return ()
-        records = trials.study.records()
-        known = records[: decided_by(len(records), trials.executor.workers)]
+        before = [other for other in trials.study.records() if other.number < record.number]
+        known = before[: decided_by(len(before), trials.executor.workers)]
         new = known[self._judged :]
         told = telling_of([*self._judges_so_far, *new], trials.study.objectives)
         if not _open(new):
@@ -188,8 +197,6 @@ class _Loop:
         refused = len(records) - counted - running
         if self._spent(counted + running) or refused > REFUSALS_PER_TRIAL * (self._budget.trials or 1000):
             return None
-        if self._again:
-            return self._again.pop(0)
         tried = {record.vector for record in records}
         if len(tried) >= trials.space.size:
             if not running:

@@ -14,9 +14,9 @@ from autocompress.core.space import Decision, Space
 from autocompress.errors import InputError, RunError
 from autocompress.run.folder import STUDY
 from autocompress.run.study import Study, new_name
-from autocompress.search.record import front_of
+from autocompress.search.record import Record, front_of
 from tests.run.postgres import Server, needs_postgres, serving
-from tests.run.studies import SPACE, TWO, fill, results
+from tests.run.studies import METRICS, SPACE, TWO, fill, results
 
 
 @dataclass
@@ -63,7 +63,7 @@ def test_a_running_trial_is_there_with_its_plan(place: Place) -> None:
     assert (last.number, last.vector, last.state, last.label, last.metrics) == (5, (1, 1), "running", "search", {})
 
 
-@pytest.mark.parametrize("written", [0, 1, 4, 7])
+@pytest.mark.parametrize("written", [0, 1])
 def test_a_trial_whose_results_were_cut_off_is_still_running(
     written: int, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,18 +86,27 @@ def test_a_trial_whose_results_were_cut_off_is_still_running(
     (seen,) = place.study().records()
     assert (seen.state, seen.metrics, seen.label) == ("running", {}, "dense")
     assert front_of([seen], TWO, "short") == []
-    assert study.requeue_lost() == [(0, first.vector, "dense")]
+    assert study.lost() == [seen]
+    study.finish(first)
+    assert place.study().records() == [first]
 
 
-def test_lost_trials_are_given_back_once(place: Place) -> None:
+def test_lost_trials_are_run_again_under_their_numbers(place: Place) -> None:
     before = fill(place.study())
     before.start((1, 1), "uniform w4")
     before.start((0, 2), "search")
     study = place.study()
-    assert study.requeue_lost() == [(5, (1, 1), "uniform w4"), (6, (0, 2), "search")]
-    assert study.records() == results()
-    assert study.requeue_lost() == []
-    assert place.study().requeue_lost() == []
+    again = [
+        Record(5, "uniform w4", (1, 1), "complete", "short", METRICS, {}),
+        Record(6, "search", (0, 2), "failed", "short", {}, {}),
+    ]
+    assert [(one.number, one.label, one.vector) for one in study.lost()] == [
+        (one.number, one.label, one.vector) for one in again
+    ]
+    for one in reversed(again):
+        study.finish(one)
+    assert study.lost() == place.study().lost() == []
+    assert place.study().records() == study.records() == [*results(), *again]
     assert study.start((1, 1), "uniform w4") == 7
 
 
@@ -116,7 +125,7 @@ def test_another_space_is_refused_and_changes_nothing(place: Place) -> None:
     study = fill(place.study())
     study.start((1, 1), "search")
     other = Space("other", (*SPACE.decisions, Decision("quantize", "b", (None, Quantize(8)))))
-    for ask in (Study.records, Study.requeue_lost):
+    for ask in (Study.records, Study.lost):
         with pytest.raises(InputError, match=r"decides 2 things and space 'other' 3; resume with the space"):
             ask(place.study(space=other))
     assert [record.state for record in place.study().records()][-1] == "running"
@@ -130,9 +139,9 @@ def test_studies_in_one_storage_do_not_disturb_each_other(place: Place) -> None:
         assert other.start((0, 2), "search") == one.start(record.vector, record.label) == record.number
         one.finish(record)
     assert one.records() == results()
-    assert one.requeue_lost() == []
+    assert one.lost() == []
     assert {record.state for record in other.records()} == {"running"}
-    assert len(other.requeue_lost()) == len(results())
+    assert len(other.lost()) == len(results())
     assert one.records() == results()
 
 

@@ -1,8 +1,8 @@
-"""Writes tests/golden/run-1 anew, in the root of the repository: `python -m tests.run.regenerate_golden_run`.
+"""Writes the golden run of the present format, in the root of the repository: `python -m tests.run.regenerate_golden_run`.
 
-Only a new format gets a new golden folder; this one must be resumable for ever. Its task is the same to the last bit on
-every machine: data and weights are drawn as whole numbers and divided by powers of two, and nothing is trained. Its
-target and its space lie beside it, so that those that come with the program may change.
+Those of earlier formats stay as they are, and must be resumable for ever. The task is the same to the last bit on every
+machine: data and weights are drawn as whole numbers and divided by powers of two, and nothing is trained. Target and
+space are those that lie beside the first, so that those that come with the program may change.
 """
 
 from __future__ import annotations
@@ -18,22 +18,17 @@ import yaml
 from torch import Tensor, nn
 
 from autocompress.config import search
-from autocompress.run.folder import CONFIG, FRONT, SENSITIVITY
+from autocompress.run.folder import CONFIG, FORMAT, FRONT, SENSITIVITY
 from autocompress.run.journal import JOURNAL
 from autocompress.run.settings import SearchConfig
 from autocompress.tasks import Split, Task, top1_percent
 
-GOLDEN = Path("tests") / "golden" / "run-1"
-TARGET, SPACE = GOLDEN / "target", GOLDEN / "space.yaml"
+FOLDERS = tuple(Path("tests") / "golden" / f"run-{form}" for form in range(1, FORMAT + 1))
+GOLDEN = FOLDERS[-1]
+TARGET, SPACE = FOLDERS[0] / "target", FOLDERS[0] / "space.yaml"
 TASK = "tests.run.regenerate_golden_run:golden_task"
 TRIALS = 10
 FILES = (CONFIG, JOURNAL, SENSITIVITY, FRONT)
-_SPACE_TEXT = """
-name: golden
-rules:
-  - {op: prune, sparsity: [0.25, 0.5]}
-  - {op: quantize, w_bits: [8, 4]}
-"""
 
 
 def golden_task() -> Task:
@@ -70,8 +65,7 @@ def golden_task() -> Task:
 
 def main() -> None:
     shutil.rmtree(GOLDEN, ignore_errors=True)
-    shutil.copytree(Path("hardware_profiles") / "jetson-nano", TARGET)
-    SPACE.write_text(_SPACE_TEXT)
+    GOLDEN.mkdir()
     config = SearchConfig(short_steps=4, final_epochs=0, final_points=1, workers=1, device="cpu")
     with TemporaryDirectory() as folder:
         run = search(

@@ -17,16 +17,22 @@ from autocompress.run.folder import CONFIG, FORMAT, Run
 from autocompress.run.show import status_of
 from autocompress.run.study import Study
 from autocompress.search.record import Record
-from tests.run.regenerate_golden_run import GOLDEN, TRIALS
+from tests.run.regenerate_golden_run import FOLDERS, TRIALS
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(params=FOLDERS, ids=lambda folder: str(folder.name))
+def source(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.param
+    return folder
+
+
 @pytest.fixture
-def golden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def golden(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy; its space and target are named from the root of the repository."""
     monkeypatch.chdir(ROOT)
-    shutil.copytree(GOLDEN, tmp_path / "run")
+    shutil.copytree(source, tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -35,7 +41,7 @@ def ended(run: Run) -> list[Record]:
     return [one for one in Study(run.path, wired.space, wired.objectives).records() if one.state != "running"]
 
 
-def test_a_run_of_the_present_format_is_shown_and_gone_on_with(golden: Path) -> None:
+def test_a_run_of_each_format_is_shown_and_gone_on_with(golden: Path, source: Path) -> None:
     run = Run.open(golden)
     told = status_of(run)
     assert sum(told["trials"].values()) == TRIALS
@@ -50,7 +56,7 @@ def test_a_run_of_the_present_format_is_shown_and_gone_on_with(golden: Path) -> 
     assert resumed.config["format"] == FORMAT
     assert resumed.points
     # What was measured of the options is not measured again.
-    assert (golden / "sensitivity.jsonl").read_bytes().startswith((GOLDEN / "sensitivity.jsonl").read_bytes())
+    assert (golden / "sensitivity.jsonl").read_bytes().startswith((source / "sensitivity.jsonl").read_bytes())
 
 
 @pytest.mark.parametrize("later", [FORMAT + 1, "two", 0, None, [1]])
@@ -68,6 +74,7 @@ def test_a_run_of_a_later_format_is_refused(
         assert f"run.yaml is of format {later!r}, this version reads {FORMAT}; upgrade with `pip install -U" in said
 
 
+@pytest.mark.parametrize("source", FOLDERS[:1])
 def test_a_run_that_names_no_format_is_of_the_first(golden: Path) -> None:
     data = yaml.safe_load((golden / CONFIG).read_text())
     del data["format"]

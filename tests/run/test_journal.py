@@ -73,8 +73,8 @@ def test_cut_anywhere_in_its_end_it_keeps_what_was_finished(quick: Path) -> None
         study = Study(quick, SPACE, TWO)
         done = [record for record in study.records() if record.state != "running"]
         assert done == results()[: sum(one <= end for one in told)]
-        for _, vector, label in study.requeue_lost():
-            study.start(vector, label)
+        for lost in study.lost():
+            study.finish(results()[lost.number])
         assert Study(quick, SPACE, TWO).records() == study.records()
 
 

@@ -323,12 +323,12 @@ def test_an_interrupted_trial_is_run_again_and_the_budget_is_reached(tmp_path: P
     after = again.study.records()
     assert [record.state for record in after] == ["complete"] * 4
     assert after[:2] == before[:2]
-    assert (after[2].number, after[2].vector, after[2].label) == (3, before[2].vector, before[2].label)
+    assert (after[2].number, after[2].vector, after[2].label) == (2, before[2].vector, before[2].label)
     whole = make_trials(tmp_path / "whole", context)
     assert run_trials(whole, Budget(trials=4))
     wanted = [(record.vector, record.metrics) for record in whole.study.records()]
     assert [(record.vector, record.metrics) for record in after] == wanted
-    assert Study(tmp_path, again.space, OBJECTIVES).requeue_lost() == []
+    assert Study(tmp_path, again.space, OBJECTIVES).lost() == []
 
 
 def test_constraints_in_words() -> None:
