@@ -107,9 +107,8 @@ class Study:
             trial = trials[self._settled]
             if not is_replaced(trial):
                 self._ended.append(self._record(trial))
-                # Ten thousand trials would hold as many copies of what all of them decide.
-                trial.distributions = self._distributions
-                trial.params = dict(zip(self._distributions, self._ended[-1].vector, strict=True))
+            # All of it is in the record, and takes three times as much room here.
+            trial.params, trial.distributions, trial.user_attrs = {}, {}, {}
             self._settled += 1
         later = (trial for trial in trials[self._settled :] if trial.state != TrialState.WAITING)
         return [*self._ended, *(self._record(trial) for trial in later if not is_replaced(trial))]
@@ -151,37 +150,30 @@ class Study:
         Raises:
             RunError: it has others already.
         """
-        result = {
-            "state": record.state,
-            "fidelity": record.fidelity,
-            "metrics": {name: metric.to_dict() for name, metric in record.metrics.items()},
-            "seconds": dict(record.seconds),
-            "error": record.error,
-            "notes": list(record.notes),
-            "halfway": record.halfway,
-        }
-        result = json.loads(json.dumps(result))
         if record.state == "complete":
             state, values = TrialState.COMPLETE, [record.metrics[o.name].value for o in self.objectives]
         else:
             state, values = TrialState.FAIL, None
-        answered(lambda: self._end(record.number, result, state, values))
+        answered(lambda: self._end(record, state, values))
 
     def lost(self) -> list[Record]:
         """The trials that a dead driver left running: to be run again, under the numbers they have."""
         return [record for record in self.records() if record.state == "running"]
 
-    def _end(self, number: int, result: object, state: TrialState, values: Sequence[float] | None) -> None:
+    def _end(self, record: Record, state: TrialState, values: Sequence[float] | None) -> None:
         """Writes how a trial ended, its state last; nothing if that is written already."""
         self._check()
-        trial = self._read()[number]
+        trial, result = self._read()[record.number], _written(record)
         if trial.state.is_finished():
-            if trial.state != state or json.dumps(trial.user_attrs.get(_RESULT)) != json.dumps(result):
-                raise RunError(f"trial {number} of the study has ended already, with other results; it stays as it is")
+            known = next((_written(other) for other in self.records() if other.number == record.number), None)
+            if known != result:
+                raise RunError(
+                    f"trial {record.number} of the study has ended already, with other results; it stays as it is"
+                )
             return
         with uninterrupted():
             self._study._storage.set_trial_user_attr(trial._trial_id, _RESULT, result)
-            self._study.tell(number, values, state)
+            self._study.tell(record.number, values, state)
 
     def _trials(self) -> list[FrozenTrial]:
         """Every trial that is in the storage, in order."""
@@ -214,3 +206,18 @@ class Study:
             notes=tuple(result.get("notes", ())),
             halfway=result.get("halfway"),
         )
+
+
+def _written(record: Record) -> dict[str, Any]:
+    """How a trial ended, as it is written."""
+    result = {
+        "state": record.state,
+        "fidelity": record.fidelity,
+        "metrics": {name: metric.to_dict() for name, metric in record.metrics.items()},
+        "seconds": dict(record.seconds),
+        "error": record.error,
+        "notes": list(record.notes),
+        "halfway": record.halfway,
+    }
+    written: dict[str, Any] = json.loads(json.dumps(result))
+    return written

@@ -12,6 +12,7 @@ from autocompress.search.controller import Controller
 from autocompress.search.evolution import EvolutionController
 from autocompress.search.jitter import JitterController
 from autocompress.search.oneshot import OneShotController, Tables
+from autocompress.search.random_plans import RandomController
 from autocompress.search.record import Objective
 from autocompress.search.samplers import SAMPLERS, SamplerController
 from autocompress.search.scalarised import GaussianController
@@ -37,6 +38,7 @@ CONTROLLERS: dict[str, Make] = {
     PLANNED: _sampler("tpe"),
     **{name: _sampler(name) for name in SAMPLERS},
     "tpe-seeded": _seeded,
+    "random": lambda space, _, seed, __: RandomController(space, seed),
     "jitter": lambda space, _, seed, __: JitterController(space, seed),
     "gp": lambda space, objectives, seed, _: GaussianController(space, objectives, seed),
     "evolution": EvolutionController,

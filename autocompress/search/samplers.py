@@ -160,10 +160,6 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
     return {decision.name: IntDistribution(0, len(decision.options) - 1) for decision in space.decisions}
 
 
-def _random(seed: int) -> BaseSampler:
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
 def _tpe(seed: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -182,7 +178,6 @@ def _nsga3(seed: int) -> BaseSampler:
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": _tpe,
-    "random": _random,
     "nsga2": _nsga2,
     "nsga3": _nsga3,
 }

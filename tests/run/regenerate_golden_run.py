@@ -1,4 +1,4 @@
-"""Writes the golden run of the present format, in the root of the repository: `python -m tests.run.regenerate_golden_run`.
+"""Writes the golden run of the present format: `python -m tests.run.regenerate_golden_run`, in the repository's root.
 
 Those of earlier formats stay as they are, and must be resumable for ever. The task is the same to the last bit on every
 machine: data and weights are drawn as whole numbers and divided by powers of two, and nothing is trained. Target and

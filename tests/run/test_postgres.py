@@ -97,7 +97,8 @@ def test_trials_go_on_when_the_server_is_restarted(
         assert restarts.done >= 3
         assert told(study.records()) == told(undisturbed.study.records())
         # None was begun that is not among them.
-        assert [trial.user_attrs["label"] for trial in study._study.get_trials()] == ["dense"] + ["search"] * 15
+        assert [record.label for record in study.records()] == ["dense"] + ["search"] * 15
+        assert len(study._study.get_trials()) == 16
     away = [text for text in said() if text.startswith("the storage is away, asking again for up to 300 s: ")]
     back = [text for text in said() if text.startswith("the storage is back after ")]
     assert 1 <= len(away) == len(back) <= restarts.done + 1
