@@ -275,6 +275,9 @@ def _require_room(workers: Workers) -> None:
 def _sent(shared: Shared) -> Any:
     """What all workers get, once for each node; modules that were loaded from a file go along by value."""
     for module in USER_MODULES.values():
+        if sys.modules.get(module.__name__) is not module:
+            # One that is not imported any more has nothing in this task.
+            continue
         ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
     try:
         return ray.put(shared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,14 +11,17 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
+from autocompress.config import resume
 from autocompress.core.constraint import Budget
 from autocompress.errors import InputError, RunError
 from autocompress.run import cluster as run_cluster
 from autocompress.run.executors import InProcess, Workers, make_executor
 from autocompress.run.jobs import Shared, TrialJob
-from autocompress.run.settings import SearchConfig
+from autocompress.run.settings import SearchConfig, read_config
+from autocompress.run.show import status_of, verify_artifacts
 from autocompress.run.trials import run_trials
 from autocompress.search.record import Record
+from tests.run.regenerate_golden_run import GOLDEN, TRIALS
 from tests.run.tiny import Told, make_trials, tiny_context, tiny_space
 
 # Two Rays that start at the same moment on one machine get into each other's way.
@@ -72,6 +76,17 @@ def test_nodes_come_and_go_and_the_search_goes_on(nodes: Cluster, tmp_path: Path
         assert here.next().result.metrics == record.metrics
 
 
+def test_a_run_goes_on_on_a_cluster(nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    run = tmp_path / "run"
+    shutil.copytree(GOLDEN, run)
+    resumed = resume(run, "+3", workers=2, ray_address=nodes.address)
+    assert status_of(resumed)["trials"] == {"complete": TRIALS + 3}
+    settings = read_config(resumed)
+    assert (settings.workers, settings.ray_address, settings.budget) == (2, nodes.address, str(TRIALS + 3))
+    assert all(row["passed"] for row in verify_artifacts(run))
+
+
 def test_a_cluster_without_room_is_given_up(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     context = tiny_context()
     monkeypatch.setattr(run_cluster, "PATIENCE_S", 3.0)
@@ -84,7 +99,7 @@ def test_a_cluster_without_room_is_given_up(nodes: Cluster, monkeypatch: pytest.
         executor.stop()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "auto", "no.such.host.invalid:6379"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no.such.host.invalid:6379"])
 def test_no_cluster_at_an_address(address: str) -> None:
     context = tiny_context()
     start = time.monotonic()
