@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 from autocompress.config import resume
@@ -49,7 +50,9 @@ class ChangesTheCluster(Told):
     def trial(self, record: Record, done: int, budget: Budget, seconds: float) -> None:
         super().trial(record, done, budget, seconds)
         if done == 4:
-            victim = next(node for node in self._nodes.list_all_nodes() if not node.head)
+            # A driver whose own node dies goes with it.
+            own = ray.get_runtime_context().get_node_id()
+            victim = next(node for node in self._nodes.list_all_nodes() if not node.head and node.node_id != own)
             self._nodes.remove_node(victim, allow_graceful=False)
         if done == 8:
             self._nodes.add_node(num_cpus=1)
