@@ -64,7 +64,6 @@ class Drill:
 
     folder: Path
     search: Sequence[str]
-    storage: str | None
     rng: random.Random
     driver: subprocess.Popen[bytes] | None = None
     kills: list[Kill] = field(default_factory=list)
@@ -136,15 +135,15 @@ def wait(until: Callable[[], bool], seconds: float, every: float = 0.3) -> bool:
     return False
 
 
-def disturbed(drill: Drill, kills: int, victims: Sequence[str], restart: str | None, after: int) -> None:
-    """Runs the search through all kills, and a few trials beyond."""
+def disturbed(drill: Drill, victims: Sequence[str], restart: str | None, after: int) -> None:
+    """Runs the search through the kills of all victims, one after another, and a few trials beyond."""
     drill.start()
     if not wait(lambda: (drill.run / "run.yaml").is_file(), STARTED_S):
         raise RunError("the search did not start")
-    while len(drill.kills) < kills:
+    while len(drill.kills) < len(victims):
         # Some kills come while a driver starts, most while trials run.
         wait(lambda: not drill.is_running(), drill.rng.uniform(0.0, 12.0))
-        victim = drill.rng.choice(list(victims))
+        victim = victims[len(drill.kills)]
         if not drill.is_running():
             drill.start()
         elif victim == "storage" and restart is not None:
@@ -219,6 +218,7 @@ def main() -> int:
     parser.add_argument("--after", type=int, default=10, help="trials that follow the last kill")
     parser.add_argument("--short-steps", type=int, default=10)
     parser.add_argument("--victims", nargs="+", choices=[*VICTIMS, "storage"], default=list(VICTIMS))
+    parser.add_argument("--in-turn", action="store_true", help="the victims one after another, not at random")
     parser.add_argument("--storage", help="URL of the study; the journal without")
     parser.add_argument("--restart", help="command that restarts the storage, for the victim of that name")
     args = parser.parse_args()
@@ -230,9 +230,12 @@ def main() -> int:
         search += ["--controller", "random", "--short-steps", str(args.short_steps), "--final-epochs", "0"]
         search += ["--final-points", "2", "--seed", str(args.seed), "--budget", "100000"]
         search += ["--storage", args.storage] if args.storage else []
-        drill = Drill(folder, search, args.storage, random.Random(args.seed))
+        rng = random.Random(args.seed)
+        turns = [args.victims[place % len(args.victims)] for place in range(args.kills)]
+        victims = turns if args.in_turn else rng.choices(args.victims, k=args.kills)
+        drill = Drill(folder, search, rng)
         try:
-            disturbed(drill, args.kills, args.victims, args.restart, args.after)
+            disturbed(drill, victims, args.restart, args.after)
             found = checked(drill)
         except AutoCompressError as error:
             print((folder / "driver.log").read_text(encoding="utf-8", errors="replace")[-3000:])

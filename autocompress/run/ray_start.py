@@ -52,7 +52,7 @@ def start_ray(cpus: int) -> tuple[int, ...]:
             ray.shutdown()
             if last:
                 raise RunError(f"Ray does not start: {last_line(error)}; use --workers 1 to do without") from error
-    raise AssertionError
+    raise AssertionError("the last try returns or raises")
 
 
 def are_gone(processes: Iterable[int]) -> bool:
