@@ -21,7 +21,7 @@ from autocompress.errors import InputError, RunError
 from autocompress.run.disk import DiskError
 from autocompress.run.executors import Done, NotSendableError, Shown, Workers
 from autocompress.run.jobs import Job, Shared, one_line
-from autocompress.run.ray_start import are_gone, join_ray, last_line, start_ray
+from autocompress.run.ray_start import are_gone, join_ray, kill, last_line, start_ray
 from autocompress.run.worker import Answer, Worker
 from autocompress.tasks.loading import USER_MODULES
 
@@ -150,6 +150,8 @@ class RayWorkers:
         lost = [running.task for running in self._running.values()]
         LOG.error("Ray was lost, with %d jobs under way; it is started again", len(lost))
         self._coming, self._idle, self._running = {}, [], {}
+        # Half of a Ray waits seconds for the other half before it ends.
+        kill(self._vital)
         ray.shutdown()
         for task in reversed(lost):
             self._try_again(task, "Ray was lost")

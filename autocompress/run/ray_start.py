@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -58,6 +60,14 @@ def start_ray(cpus: int) -> tuple[int, ...]:
 def are_gone(processes: Iterable[int]) -> bool:
     """True if any of some children of this process has ended."""
     return any(_stat(Path(f"/proc/{process}")) is None for process in processes)
+
+
+def kill(processes: Iterable[int]) -> None:
+    """Ends those of some children of this process that have not ended."""
+    for process in processes:
+        # Until their parent has waited for them their numbers are nobody else's.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def _vital_processes() -> tuple[int, ...]:

@@ -17,7 +17,19 @@ ROOT = Path(__file__).parents[2]
 
 def test_nothing_is_lost_when_the_driver_a_worker_and_ray_are_killed() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "drill.py"), "--task", "tests.run.tiny:tiny_task"]
-    command += ["--kills", "3", "--in-turn", "--victims", "driver", "worker", "gcs_server", "--after", "3", "--short-steps", "150"]
+    command += [
+        "--kills",
+        "3",
+        "--in-turn",
+        "--victims",
+        "driver",
+        "worker",
+        "gcs_server",
+        "--after",
+        "3",
+        "--short-steps",
+        "150",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
