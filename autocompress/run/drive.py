@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from autocompress.core.collector import rest_set_aside
@@ -116,7 +116,7 @@ class Driver:
             UnsupportedError: an operator of the dense model has no form in a file for the target.
             InputError: by the tables, a constraint is out of reach.
         """
-        dense = dense_cost(self.context)
+        dense = self._dense_cost
         if not self.constraints:
             return
         least = least_costs(self.space, self.context)
@@ -228,10 +228,14 @@ class Driver:
         per_epoch = math.ceil(len(self.context.task.train) / self.context.task.batch_size)
         return max(LEAST_FINAL_STEPS, round(epochs * per_epoch))
 
+    @cached_property
+    def _dense_cost(self) -> Mapping[str, Metric]:
+        return dense_cost(self.context)
+
     def _dense_metrics(self) -> dict[str, Metric]:
         task = self.context.task
         accuracy = evaluate_metric(self.context.dense.module, task, self.context.validation)
-        return {"accuracy": Metric.exact(accuracy, task.metric_unit), **dense_cost(self.context)}
+        return {"accuracy": Metric.exact(accuracy, task.metric_unit), **self._dense_cost}
 
     def trials(self, study: Study, dense: Mapping[str, Metric], executor: Executor) -> Trials:
         """What the loop of the search needs."""

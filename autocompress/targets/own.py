@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autocompress.core.files import write_whole
 from autocompress.core.strict_yaml import read_yaml
 from autocompress.errors import InputError
 from autocompress.targets import calibrate
@@ -63,9 +64,7 @@ def keep_laws(folder: Path, source: str, target: Target, laws: Mapping[str, Law]
     section["dtypes"] = {dtype: law_to_dict(law) for dtype, law in {**target.laws, **laws}.items()}
     section["setups"], section["validation"] = {}, []
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "profile.yaml.partial"
-    partial.write_text(with_law(path, section), encoding="utf-8")
-    partial.replace(folder / "profile.yaml")
+    write_whole(folder / "profile.yaml", with_law(path, section))
 
 
 def begin_target(folder: Path, source: str, target: Target) -> None:
