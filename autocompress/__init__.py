@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autocompress.compress.apply import apply
-    from autocompress.config import resume, search
+    from autocompress.config import fork, resume, search
     from autocompress.core.plan import LowRank, Plan, Prune, Quantize, Sparsify, Student
     from autocompress.core.rules import SpaceRules
     from autocompress.core.space import Space
@@ -38,6 +38,7 @@ _PUBLIC = {
     "Task": "autocompress.tasks",
     "apply": "autocompress.compress.apply",
     "classification": "autocompress.tasks",
+    "fork": "autocompress.config",
     "load": "autocompress.emit.artifact",
     "resume": "autocompress.config",
     "search": "autocompress.config",
@@ -58,6 +59,7 @@ __all__ = [
     "Task",
     "apply",
     "classification",
+    "fork",
     "load",
     "resume",
     "search",

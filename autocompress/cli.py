@@ -36,6 +36,11 @@ Constraints = Annotated[
     list[str] | None,
     typer.Option("--constraint", help='E.g. "latency<=20ms", "size<=30%", "accuracy>=-1.0"; may be repeated.'),
 ]
+NewConstraints = Annotated[
+    list[str] | None,
+    typer.Option("--constraint", help='In place of those before; may be repeated. "" alone removes them.'),
+]
+NewBudget = Annotated[str | None, typer.Option(help="A new total (80) or more on top (+30).")]
 RunPath = Annotated[Path, typer.Argument(help="Run folder.")]
 
 
@@ -83,6 +88,9 @@ def search(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     storage: Annotated[str | None, typer.Option(help="A database, e.g. postgresql://me@host/db.")] = None,
+    checkpoints: Annotated[
+        str | None, typer.Option(help="Where weights go that all workers reach, e.g. s3://bucket/runs; the run folder.")
+    ] = None,
     workers: WorkersCount = None,
     ray_address: RayAddress = None,
     cpus_per_trial: Annotated[int | None, typer.Option(help="Threads and processors of each worker.")] = None,
@@ -112,6 +120,7 @@ def search(
         validation_samples=validation_samples,
         device=device,
         storage=storage,
+        checkpoints=checkpoints,
         workers=workers,
         ray_address=ray_address,
         cpus_per_trial=cpus_per_trial,
@@ -128,18 +137,50 @@ def search(
 @app.command()
 def resume(
     run: RunPath,
-    budget: Annotated[str | None, typer.Option(help="A new total (80) or more on top (+30).")] = None,
+    budget: NewBudget = None,
+    constraint: NewConstraints = None,
     workers: WorkersCount = None,
     ray_address: RayAddress = None,
     json_: Json = False,
 ) -> None:
-    """Go on with a run that was interrupted, or extend one."""
+    """Go on with a run that was interrupted, extend one, or judge its trials by other constraints."""
     from autocompress import config as wiring
     from autocompress.run.progress import Terminal
 
     with Terminal() as listener:
-        result = wiring.resume(run, budget, listener, workers=workers, ray_address=ray_address)
+        result = wiring.resume(
+            run, budget, listener, constraints=_named(constraint), workers=workers, ray_address=ray_address
+        )
     _finish(result, json_)
+
+
+@app.command()
+def fork(
+    run: RunPath,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new run.")],
+    target: Annotated[str | None, typer.Option(help="Another target; its tables give the costs.")] = None,
+    objectives: Annotated[str | None, typer.Option(help="Other metrics to improve, with commas.")] = None,
+    constraint: NewConstraints = None,
+    budget: NewBudget = None,
+    workers: WorkersCount = None,
+    json_: Json = False,
+) -> None:
+    """Begin a run with the trials of another, for another target or other goals; none is trained again."""
+    from autocompress import config as wiring
+    from autocompress.run.progress import Terminal
+
+    names = None if objectives is None else [name.strip() for name in objectives.split(",")]
+    with Terminal() as listener:
+        result = wiring.fork(
+            run, output, target=target, objectives=names, constraints=_named(constraint), budget=budget,
+            listener=listener, workers=workers,
+        )  # fmt: skip
+    _finish(result, json_)
+
+
+def _named(constraints: list[str] | None) -> list[str] | None:
+    """Those that say something; None where none was given."""
+    return None if constraints is None else [text for text in constraints if text]
 
 
 def _finish(run: Any, as_json: bool) -> None:
@@ -302,7 +343,7 @@ def space_show(
     from autocompress.run.show import space_table
 
     config = SearchConfig(task=task, target=target, space=space, constraints=tuple(constraint or ()))
-    data = wiring.describe_space(wiring.wire(config))
+    data = wiring.describe_space(config)
     print_result(data, json_, space_table(data))
     if not all(check["can_be_met"] for check in data["constraints"]):
         raise typer.Exit(1)

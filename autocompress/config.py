@@ -1,116 +1,56 @@
-"""The run file and the objects it stands for; the only module that wires the packages together."""
+"""What can be done with a run and with what one is made of: all that the command line calls."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from autocompress.core.constraint import Budget, Constraint, parse_budget, parse_constraint
+from autocompress.core.constraint import Budget, parse_budget
 from autocompress.core.files import write_whole
-from autocompress.core.metric import MAXIMISED
+from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
-from autocompress.core.rules import SpaceRules, build_space, load_rules
+from autocompress.core.rules import SpaceRules
 from autocompress.core.shipped import cache_folder
-from autocompress.core.space import Space
 from autocompress.core.strict_yaml import read_yaml
-from autocompress.errors import InputError, UnsupportedError, nearest
+from autocompress.errors import InputError, UnsupportedError
 from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.cost import cost_of_plan
-from autocompress.proxy.own_networks import knowing_its_model
-from autocompress.run.adapt import adapt_rules
+from autocompress.run.carry import Convert, Judged, Scored
 from autocompress.run.disk import going_on_later
 from autocompress.run.drive import Driver, Settings
 from autocompress.run.effects import effect_rows, effects_by
 from autocompress.run.environment import versions
-from autocompress.run.executors import InProcess, workers_of
-from autocompress.run.folder import CONFIG, FORMAT, SENSITIVITY, Run
+from autocompress.run.executors import InProcess, Workers, called_early, workers_of
+from autocompress.run.folder import CONFIG, FORMAT, SENSITIVITY, Names, Run
 from autocompress.run.jobs import Shared
 from autocompress.run.lease import held
 from autocompress.run.measure import Bench, measure_here, measure_space
+from autocompress.run.places import place_of, try_place
 from autocompress.run.progress import Silent
-from autocompress.run.settings import DEFAULT_OBJECTIVES, SearchConfig, check_new, command_of, new_folder, read_config
+from autocompress.run.reach import reach
+from autocompress.run.settings import (
+    DEFAULT_OBJECTIVES,
+    SearchConfig,
+    check_new,
+    clear,
+    command_of,
+    new_folder,
+    read_config,
+)
 from autocompress.run.storage import check_storage
-from autocompress.run.study import new_name
+from autocompress.run.study import another_name, new_names
 from autocompress.run.trials import Listener
 from autocompress.search.explain import explain, plain
-from autocompress.search.record import Objective
 from autocompress.targets.own import own_folder
 from autocompress.targets.profile import Target, load_target
 from autocompress.targets.remote import parse_where
 from autocompress.tasks import Task, check_task, load_task
-
-
-@dataclass(frozen=True)
-class Wired:
-    """A configuration with everything it names loaded and checked."""
-
-    config: SearchConfig
-    context: Context
-    space: Space
-    objectives: tuple[Objective, ...]
-    constraints: tuple[Constraint, ...]
-    notes: tuple[str, ...]
-
-
-def wire(
-    config: SearchConfig, task: Task | None = None, space: SpaceRules | None = None, target: Target | None = None
-) -> Wired:
-    """Loads and checks the task, the target and the space of a configuration.
-
-    Raises:
-        InputError: any of them is wrong; nothing was written.
-    """
-    found = target if target is not None else load_target(config.target)
-    comes_with_laws = bool(found.laws)
-    rules = space if space is not None else load_rules(config.space)
-    task = task if task is not None else load_task(config.task)
-    check_task(task)
-    precision = config.precision or found.profile.default_precision
-    allowed = [p.dtype for p in found.profile.precisions if p.native]
-    if precision not in allowed:
-        raise InputError(
-            f"target {found.profile.name!r} does not compute in {precision!r}; {nearest(precision, allowed)}"
-        )
-    epoch = math.ceil(len(task.train) / task.batch_size)
-    effort = Effort(
-        config.short_steps if config.short_steps is not None else min(40, max(32, epoch)),
-        config.calibration_samples,
-        config.validation_samples,
-        rules.distill_temperature,
-        rules.distill_weight,
-    )
-    # Workers get the laws with the target: each on its own would measure this machine while the others do.
-    found = found.calibrated()
-    context = Context(task, found, precision, effort, config.seed, config.resolved_device, rules.resolutions)
-    adapted, notes = adapt_rules(rules, found.profile)
-    built = build_space(adapted, context.dense.info)
-    if not comes_with_laws:
-        context = knowing_its_model(context, built)
-    objectives = tuple(Objective(name, _maximised(name, task)) for name in config.objectives)
-    return Wired(
-        config,
-        context,
-        built,
-        objectives,
-        tuple(_oriented(parse_constraint(text), task) for text in config.constraints),
-        notes,
-    )
-
-
-def _maximised(name: str, task: Task) -> bool:
-    return task.higher_is_better if name == "accuracy" else MAXIMISED[name]
-
-
-def _oriented(constraint: Constraint, task: Task) -> Constraint:
-    """Points below the dense model are points above it where the task's metric is an error."""
-    if constraint.metric != "accuracy" or task.higher_is_better:
-        return constraint
-    return replace(constraint, sense="<=", value=-constraint.value)
+from autocompress.wired import Wired, check_unchanged, digests, wire
 
 
 def search(
@@ -158,15 +98,14 @@ def search(
         None if isinstance(space, str) else space,
         None if isinstance(target, str) else target,
     )
-    study = new_name(folder, resolved.storage)
-    driver = driver_of(wired, folder, study, listener)
+    names = new_names(folder, resolved.storage, resolved.checkpoints)
+    driver = driver_of(wired, folder, names, listener)
     driver.check()
-    if resolved.storage is not None:
-        check_storage(folder, resolved.storage)
+    _check_places(folder, names, resolved.storage)
     with going_on_later(folder), held(folder) as lease:
         # Another search may have taken the folder, and ended, since it was looked at.
         check_new(folder)
-        write_config(folder, wired, study)
+        write_config(folder, wired, names)
         driver.run(parse_budget(resolved.budget), lease)
     return Run.open(folder)
 
@@ -176,6 +115,7 @@ def resume(
     budget: str | None = None,
     listener: Listener | None = None,
     *,
+    constraints: Sequence[str] | None = None,
     workers: int | None = None,
     ray_address: str | None = None,
 ) -> Run:
@@ -185,6 +125,7 @@ def resume(
         path: The run folder.
         budget: A new total (`80`), or more on top of the old one (`+30`); None keeps the old.
         listener: Is told of the progress.
+        constraints: In place of those before; the trials are judged by them again. None keeps them.
         workers: Another number of processes than before; None keeps it.
         ray_address: Another place for them; None keeps it.
 
@@ -198,18 +139,131 @@ def resume(
     config = replace(
         before,
         budget=before.budget if budget is None or total.trials is None else str(total.trials),
+        constraints=before.constraints if constraints is None else tuple(constraints),
         workers=before.workers if workers is None else workers,
         ray_address=before.ray_address if ray_address is None else ray_address,
     )
-    if run.storage is not None:
-        check_storage(run.path, run.storage)
-    wired = wire(config)
-    _check_unchanged(run, wired)
-    with going_on_later(run.path), held(run.path) as lease:
+    _check_places(run.path, run.names, run.storage)
+    early = _early(config)
+    with going_on_later(run.path), held(run.path) as lease, early as pool:
+        wired = wire(config)
+        check_unchanged(run, wired)
+        names = run.names
+        driver = driver_of(wired, run.path, names, listener, pool)
+        if config.constraints != before.constraints:
+            driver.check()
+            # What ended cannot be judged anew where it is. Until the run file names the other study, this one counts.
+            names = replace(names, study=another_name(run.path))
+            source, driver = driver, driver_of(wired, run.path, names, listener, pool)
+            driver.take_over(source, Judged(wired.constraints, driver.dense_metrics), lease)
         if config != before or run.config.get("format", 1) != FORMAT:
-            write_config(run.path, wired, run.study)
-        driver_of(wired, run.path, run.study, listener).run(total, lease)
+            write_config(run.path, wired, names)
+        driver.run(total, lease)
     return Run.open(path)
+
+
+def _check_places(folder: Path, names: Names, storage: str | None) -> None:
+    """Refuses a storage or a place for weights that cannot be written.
+
+    Raises:
+        InputError: says which, and why.
+    """
+    if storage is not None:
+        check_storage(folder, storage)
+    if names.checkpoints is not None:
+        try_place(names.checkpoints)
+
+
+def _early(config: SearchConfig) -> AbstractContextManager[Workers]:
+    """The workers of a run that begin while its task is loaded; not where they would disturb what is timed then."""
+    if load_target(config.target).profile.measured:
+        return nullcontext(config.worker_pool)
+    return called_early(config.worker_pool, config.resolved_device)
+
+
+def fork(
+    path: str | Path,
+    output: str | Path,
+    *,
+    target: str | None = None,
+    objectives: Sequence[str] | None = None,
+    constraints: Sequence[str] | None = None,
+    budget: str | None = None,
+    listener: Listener | None = None,
+    workers: int | None = None,
+) -> Run:
+    """Begins a run with the trials of another one, for another target or other goals, and goes on with it.
+
+    Nothing is trained again: what training gave holds for every target, and costs are read from the tables of the new
+    one. The other run stays as it is, and may be under way.
+
+    Args:
+        path: The folder of the run that has the trials.
+        output: The folder of the new one.
+        target: Another target, in its own precision; None keeps it.
+        objectives: Other metrics to improve; None keeps them.
+        constraints: In place of those before; None keeps them.
+        budget: A new total, the trials that are carried over among them, or more on top (`+20`); None keeps the old.
+        listener: Is told of the progress.
+        workers: Another number of processes; None keeps it.
+
+    Raises:
+        InputError: not a run, or its task, space, model or data changed since; a target that cannot take its trials.
+        RunError: it was begun and cannot go on, such as where the disk is full.
+    """
+    run = Run.open(path)
+    before = read_config(run)
+    total = parse_budget(before.budget) if budget is None else _extended(before.budget, budget)
+    config = replace(
+        before,
+        target=before.target if target is None else target,
+        precision=before.precision if target in (None, before.target) else None,
+        objectives=before.objectives if objectives is None else tuple(objectives),
+        constraints=before.constraints if constraints is None else tuple(constraints),
+        budget=before.budget if budget is None or total.trials is None else str(total.trials),
+        workers=before.workers if workers is None else workers,
+    )
+    folder = new_folder(output, config)
+    old = wire(before)
+    new = wire(config, task=old.context.task)
+    check_unchanged(run, old, but=("target",))
+    convert = _converted(run, old, new)
+    names = replace(new_names(folder, config.storage, config.checkpoints), forked_from=str(run.path.resolve()))
+    driver = driver_of(new, folder, names, listener)
+    driver.check()
+    _check_places(folder, names, config.storage)
+    with going_on_later(folder), held(folder) as lease:
+        check_new(folder)
+        source = driver_of(old, run.path, run.names, listener)
+        try:
+            driver.take_over(source, convert(driver.dense_metrics), lease)
+        except BaseException:
+            clear(folder)
+            raise
+        write_config(folder, new, names)
+        driver.run(total, lease)
+    return Run.open(folder)
+
+
+def _converted(run: Run, old: Wired, new: Wired) -> Callable[[Mapping[str, Metric]], Convert]:
+    """How trials of one run are told in another, given what the dense model takes there.
+
+    Raises:
+        InputError: they cannot be.
+    """
+    digest = run.config.get("digests", {}).get("target")
+    is_same = digests(new).get("target") == digest and new.config.target == old.config.target
+    if new.context.target.profile.measured and not is_same:
+        raise InputError(
+            f"target {new.config.target!r} times the file of each trial, and those of {run.path} were not timed there; "
+            "start a new run with `autocompress search`"
+        )
+
+    def convert(dense: Mapping[str, Metric]) -> Convert:
+        judged = Judged(new.constraints, dense, same_run=False, same_goals=old.objectives == new.objectives)
+        return judged if is_same else Scored(old.space, new.space, new.context, judged)
+
+    return convert
 
 
 def _extended(old: str, new: str) -> Budget:
@@ -221,8 +275,10 @@ def _extended(old: str, new: str) -> Budget:
     return Budget(before.trials + more.trials, None)
 
 
-def driver_of(wired: Wired, folder: Path, study: str, listener: Listener | None) -> Driver:
-    """What runs a configuration in a folder; nothing is written yet."""
+def driver_of(
+    wired: Wired, folder: Path, names: Names, listener: Listener | None, workers: Workers | None = None
+) -> Driver:
+    """What runs a configuration in a folder, with workers that it may have called already; nothing is written yet."""
     config = wired.config
     settings = Settings(
         controller=config.controller,
@@ -231,8 +287,9 @@ def driver_of(wired: Wired, folder: Path, study: str, listener: Listener | None)
         final_minutes=config.final_minutes,
         final_points=config.final_points,
         storage=config.storage,
-        study=study,
-        workers=config.worker_pool,
+        study=names.study,
+        checkpoints=None if names.checkpoints is None else place_of(names.checkpoints),
+        workers=workers or config.worker_pool,
         command=command_of(config),
         versions=versions(),
         notes=wired.notes,
@@ -242,7 +299,7 @@ def driver_of(wired: Wired, folder: Path, study: str, listener: Listener | None)
     )
 
 
-def write_config(folder: Path, wired: Wired, study: str) -> None:
+def write_config(folder: Path, wired: Wired, names: Names) -> None:
     """Writes `run.yaml`, complete or not at all."""
     data = {
         "format": FORMAT,
@@ -259,34 +316,14 @@ def write_config(folder: Path, wired: Wired, study: str) -> None:
             "short_steps": wired.context.effort.short_steps,
             "decisions": len(wired.space.decisions),
             "plans": str(wired.space.size),
-            "study": study,
+            "study": names.study,
+            "checkpoints": names.checkpoints,
         },
-        "digests": _digests(wired),
+        "digests": digests(wired),
         "versions": versions(),
+        **({} if names.forked_from is None else {"forked_from": names.forked_from}),
     }
     write_whole(folder / CONFIG, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
-
-
-def _check_unchanged(run: Run, wired: Wired) -> None:
-    before: Mapping[str, str] = run.config.get("digests", {})
-    if not before:
-        raise InputError(
-            f"{run.path / CONFIG} has no digests of its task: the file was cut off, or somebody changed it; restore it"
-        )
-    for name, digest in _digests(wired).items():
-        # Runs of older versions say nothing of space and target.
-        if before.get(name) != digest and (name in before or name in ("data", "model")):
-            raise InputError(
-                f"the {name} of task {wired.context.task.name!r} changed since {run.path} was started "
-                f"({before.get(name)} then, {digest} now); start a new run"
-            )
-
-
-def _digests(wired: Wired) -> dict[str, str]:
-    """Of everything that trials mean nothing without; where files are timed, the law is no part of that."""
-    task, target = wired.context.task, wired.context.target
-    found = {"data": task.data_digest, "model": task.model_digest, "space": wired.space.digest}
-    return found if target.profile.measured else {**found, "target": target.digest}
 
 
 def sensitivity(config: SearchConfig, table: Path | None = None, listener: Listener | None = None) -> dict[str, Any]:
@@ -324,7 +361,7 @@ def explain_point(path: str | Path, point: str, listener: Listener | None = None
     plan = read_plan(run.artifact(point) / "plan.yaml")
     config = read_config(run)
     wired = wire(config)
-    _check_unchanged(run, wired)
+    check_unchanged(run, wired)
     shared = Shared(wired.context, wired.space)
     with held(run.path):
         effects = effects_by(InProcess(shared), shared, run.path / SENSITIVITY)
@@ -378,10 +415,9 @@ def measure_target(
     return measure_space(wired.context, wired.space, config.target, bench, listener or Silent())
 
 
-def describe_space(wired: Wired) -> dict[str, Any]:
+def describe_space(config: SearchConfig) -> dict[str, Any]:
     """Decisions, number of plans and what the space reaches, with the constraints checked by the tables."""
-    from autocompress.run.reach import reach
-
+    wired = wire(config)
     return reach(wired.space, wired.context, wired.constraints)
 
 

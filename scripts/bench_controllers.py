@@ -31,14 +31,14 @@ import numpy as np
 import optuna
 from controller_runs import KINDS, Search, Trial
 
-from autocompress.config import Wired, driver_of, wire
+from autocompress.config import driver_of
 from autocompress.core.constraint import Budget
 from autocompress.core.metric import UNITS, Metric
 from autocompress.core.space import Vector
 from autocompress.emit.report_data import load_report_data
 from autocompress.run.environment import versions
 from autocompress.run.executors import InProcess
-from autocompress.run.folder import REPORT, REPORT_DATA, Run
+from autocompress.run.folder import REPORT, REPORT_DATA, Names, Run
 from autocompress.run.jobs import Job, Progress, Shared, TrialJob
 from autocompress.run.progress import Silent
 from autocompress.run.settings import SearchConfig
@@ -48,6 +48,7 @@ from autocompress.run.trials import run_trials
 from autocompress.search.controllers import CONTROLLERS
 from autocompress.search.record import TELLING, Record
 from autocompress.targets.calibrate import cpu_model
+from autocompress.wired import Wired, wire
 
 
 def search(folder: Path, controller: str, seed: int, arguments: argparse.Namespace) -> None:
@@ -133,7 +134,7 @@ def replay(wired: Wired, pool: Sequence[Trial], controller: str, budget: int) ->
     with TemporaryDirectory() as name:
         began = time.monotonic()
         study = Study(Path(name), wired.space, wired.objectives)
-        driver = driver_of(wired, Path(name), "search", Silent())
+        driver = driver_of(wired, Path(name), Names(), Silent())
         metrics = {key: Metric.exact(value, UNITS[key]) for key, value in dense.values.items()}
         run_trials(driver.trials(study, metrics, executor), Budget(trials=budget))
         seconds = time.monotonic() - began

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import nn
 
-from autocompress.config import wire
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
 from autocompress.core.target import LatencyEstimate
@@ -37,6 +36,7 @@ from autocompress.run.settings import SearchConfig
 from autocompress.targets.calibrate import cpu_model
 from autocompress.targets.profile import load_target
 from autocompress.tasks import classification
+from autocompress.wired import wire
 
 SEED = 0
 # Plans that were not run before: so many of each network, and what they are drawn by.

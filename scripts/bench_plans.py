@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from autocompress.config import wire
 from autocompress.core.collector import rest_set_aside
 from autocompress.core.plan import Plan
 from autocompress.proxy.cost import cost_of_plan, latency_of_plan
 from autocompress.run.environment import versions
 from autocompress.run.settings import SearchConfig
 from autocompress.tasks import Task, classification
+from autocompress.wired import wire
 
 SEED = 0
 SLOW_PLANS = 5

@@ -22,7 +22,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from autocompress.config import wire
 from autocompress.core.constraint import Budget
 from autocompress.core.metric import Metric
 from autocompress.core.space import Space, Vector
@@ -39,6 +38,7 @@ from autocompress.run.trials import Trials, run_trials
 from autocompress.search.controllers import make_controller
 from autocompress.search.record import Objective, Record
 from autocompress.targets.calibrate import cpu_model
+from autocompress.wired import wire
 
 SEED = 0
 OBJECTIVES = (Objective("accuracy", True), Objective("size_bytes", False), Objective("latency_ms", False))

@@ -28,23 +28,24 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from autocompress.config import Wired, wire
 from autocompress.errors import AutoCompressError, RunError
 from autocompress.run.environment import versions
 from autocompress.run.executors import InProcess
 from autocompress.run.folder import Run
 from autocompress.run.jobs import Shared, TrialJob
 from autocompress.run.reach import dense_cost
+from autocompress.run.report_input import work_seconds
 from autocompress.run.settings import read_config
 from autocompress.run.study import Study
 from autocompress.search.record import Record, front_of
 from autocompress.targets.calibrate import cpu_model
+from autocompress.wired import Wired, wire
 
 RULES = """
 name: drill
 rules:
-  - {op: prune, sparsity: [0.25, 0.5]}
-  - {op: quantize, w_bits: [8, 4], a_bits: [null, 8]}
+  - {op: prune, sparsity: [0.125, 0.25, 0.375, 0.5, 0.625]}
+  - {op: quantize, w_bits: [8, 7, 6, 5, 4, 3]}
 """
 VICTIMS = ("driver", "worker", "gcs_server", "raylet")
 STARTED_S = 180.0
@@ -52,10 +53,16 @@ STARTED_S = 180.0
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill, and the seconds until the next trial ended."""
+    """One kill, and what it cost.
+
+    Attributes:
+        seconds: Until the next trial ended.
+        lost: The same without what that trial itself worked.
+    """
 
     victim: str
     seconds: float
+    lost: float
 
 
 @dataclass
@@ -103,6 +110,18 @@ class Drill:
                 [sys.executable, "-m", "autocompress", *words], stdout=log, stderr=log, start_new_session=True
             )
 
+    def go_on(self) -> None:
+        """Starts a driver where there is none.
+
+        Raises:
+            RunError: the last one had nothing left to do: every plan of the space was tried.
+        """
+        if self.is_running():
+            return
+        if self.driver is not None and self.driver.returncode == 0:
+            raise RunError(f"the search ended after {len(self.kills)} kills; take a larger task, or fewer of them")
+        self.start()
+
     def is_running(self) -> bool:
         """Whether there is a driver that has not ended."""
         return self.driver is not None and self.driver.poll() is None
@@ -145,7 +164,7 @@ def disturbed(drill: Drill, victims: Sequence[str], restart: str | None, after: 
         wait(lambda: not drill.is_running(), drill.rng.uniform(0.0, 12.0))
         victim = victims[len(drill.kills)]
         if not drill.is_running():
-            drill.start()
+            drill.go_on()
         elif victim == "storage" and restart is not None:
             subprocess.run(shlex.split(restart), check=True, stdout=subprocess.DEVNULL)
             recovered(drill, victim)
@@ -161,14 +180,17 @@ def disturbed(drill: Drill, victims: Sequence[str], restart: str | None, after: 
 
 def recovered(drill: Drill, victim: str) -> None:
     """Waits for the next trial that ends; starts a driver as often as it takes."""
-    start, before = time.monotonic(), drill.look()
-    while drill.look() == before:
-        if not drill.is_running():
-            drill.start()
+    drill.look()
+    start, before = time.monotonic(), set(drill.finished)
+    while not set(drill.finished) - before:
+        drill.look()
+        drill.go_on()
         if time.monotonic() - start > STARTED_S:
             raise RunError(f"no trial ended in {STARTED_S:.0f} s after kill {len(drill.kills) + 1}, of {victim}")
         time.sleep(0.3)
-    kill = Kill(victim, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    first = min((drill.finished[number] for number in set(drill.finished) - before), key=work_seconds)
+    kill = Kill(victim, seconds, max(0.0, seconds - work_seconds(first)))
     drill.kills.append(kill)
     print(f"{len(drill.kills):4d} {victim:10s} {len(drill.finished)} trials; {kill.seconds:.1f} s", flush=True)
 
@@ -254,9 +276,11 @@ def main() -> int:
     for what, value in found.items():
         print(f"| {what} | {value} |")
     for victim in sorted(counts):
-        seconds = sorted(kill.seconds for kill in drill.kills if kill.victim == victim)
-        told = f"{median(seconds):.1f}, {seconds[-1]:.1f}"
-        print(f"| s from a kill of {victim} to the end of the next trial: median, most | {told} |")
+        for what, values in (
+            ("to the end of the next trial", [kill.seconds for kill in drill.kills if kill.victim == victim]),
+            ("lost beside that trial's own work", [kill.lost for kill in drill.kills if kill.victim == victim]),
+        ):
+            print(f"| s from a kill of {victim} {what}: median, most | {median(values):.1f}, {max(values):.1f} |")
     for line in drill.wrong[:5]:
         print(line)
     print(f"\n{cpu_model()}, seed {args.seed}; {', '.join(f'{name} {value}' for name, value in versions().items())}.")

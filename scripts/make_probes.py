@@ -22,7 +22,6 @@ import onnx
 import torch
 from networks import CLASSES, random_network
 
-from autocompress.config import wire
 from autocompress.core.fusion import fuse
 from autocompress.core.plan import Plan
 from autocompress.core.space import Space
@@ -33,6 +32,7 @@ from autocompress.run.settings import SearchConfig
 from autocompress.targets.probes import Probe, emptied, probes_path, write_probes
 from autocompress.targets.profile import Target, load_target
 from autocompress.tasks import classification
+from autocompress.wired import wire
 
 SAMPLES = 32
 # What takes longer than some ten milliseconds would be timed for too long.

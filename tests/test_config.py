@@ -14,12 +14,13 @@ import yaml
 from typer.testing import CliRunner
 
 from autocompress.cli import app
-from autocompress.config import estimate, read_plan, resume, search, sensitivity, versions, wire, write_config
+from autocompress.config import estimate, read_plan, resume, search, sensitivity, versions, write_config
 from autocompress.core.plan import Plan, Prune, Quantize, Student
 from autocompress.errors import InputError, PlanError
 from autocompress.run.environment import doctor
-from autocompress.run.folder import Run
+from autocompress.run.folder import Names, Run
 from autocompress.run.settings import SearchConfig, command_of, new_folder, read_config
+from autocompress.wired import wire
 from tests.run.tiny import RULES, run_little_here, tiny_task
 
 
@@ -89,7 +90,7 @@ def test_points_below_dense_are_points_above_it_where_less_is_better() -> None:
 
 def test_a_run_keeps_its_configuration(tmp_path: Path) -> None:
     config = SearchConfig(budget="7", constraints=("size<=40%", "accuracy>=-1.5"), seed=3, objectives=("accuracy",))
-    write_config(tmp_path, wire(replace(config, task="digits"), tiny_task(trained=False), RULES), "mine")
+    write_config(tmp_path, wire(replace(config, task="digits"), tiny_task(trained=False), RULES), Names("mine"))
     run = Run.open(tmp_path)
     assert run.study == "mine"
     assert read_config(run) == config

@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 import autocompress
-from autocompress.config import resume, search, wire
+from autocompress.config import resume, search
 from autocompress.core.metric import OBJECTIVES, Metric
 from autocompress.core.pareto import dominates
 from autocompress.core.plan import Plan
@@ -34,6 +34,7 @@ from autocompress.run.study import Study
 from autocompress.search.record import Record
 from autocompress.targets.profile import load_target
 from autocompress.tasks import Task, load_task
+from autocompress.wired import wire
 from tests.run.tiny import Told, run_little_here
 
 TASKS = """

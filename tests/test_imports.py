@@ -17,6 +17,7 @@ ORDER = (
     ("proxy",),
     ("search",),
     ("run",),
+    ("wired",),
     ("config",),
     ("cli_options",),
     ("cli_targets",),

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from autocompress.core.metric import Metric
 from autocompress.core.target import LatencyEstimate
 from autocompress.emit.charts import Axis, Mark, format_number, format_value, front_svg, metric_title
-from autocompress.emit.report_data import TRIAL_STATES, PointRow, ReportData, TrialRow
+from autocompress.emit.report_data import TRIAL_STATES, PointRow, ReportData, TrialRow, WorkInfo
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def render_report(data: ReportData) -> str:
         untouched=_by_reason(data.untouched),
         plans=_huge(data.plans),
         wall=_duration(data.wall_seconds),
+        work=_work(data.work),
         commands=_commands(data),
         value=format_value,
         number=format_number,
@@ -385,6 +386,18 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _work(work: WorkInfo | None) -> str:
+    """Where the time of the trials went, in a sentence or two; empty where nothing tells."""
+    if work is None or not work.seconds:
+        return ""
+    phases = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in work.seconds.items())
+    told = f"All trials together took: {phases}."
+    if work.busy_share is None:
+        return told
+    who = "The worker was" if work.workers == 1 else f"The {work.workers} workers were"
+    return f"{told} {who} at work on trials for {work.busy_share:.0%} of the search; the rest was planning and waiting."
 
 
 def _asset(name: str) -> str:

@@ -116,6 +116,21 @@ class TrialRow:
 
 
 @dataclass(frozen=True)
+class WorkInfo:
+    """Where the time of a search went.
+
+    Attributes:
+        workers: That worked side by side.
+        busy_share: Of their time during the last stretch of trials, what they spent on trials; None without any.
+        seconds: By phase, of all trials together; `wait` is what passed before or after a trial's own work.
+    """
+
+    workers: int
+    busy_share: float | None
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class ReportData:
     """A finished run, complete enough to draw its report again without the models.
 
@@ -134,6 +149,7 @@ class ReportData:
         latency: The estimate behind each point's latency by id; None where it was measured.
         fidelity_correlations: Rank correlation between two fidelities, e.g. `{"untrained to short": 0.7}`.
         resumed: When its last stretch began, if that was not the first.
+        work: Where the time went; None in a report of an older version.
     """
 
     title: str
@@ -158,6 +174,7 @@ class ReportData:
     latency: Mapping[str, LatencyEstimate | None] = field(default_factory=dict)
     fidelity_correlations: Mapping[str, float] | None = None
     resumed: str | None = None
+    work: WorkInfo | None = None
 
     @property
     def dense(self) -> PointRow | None:
@@ -231,6 +248,10 @@ def _encode(value: Any) -> Any:
     return value
 
 
+# What reports of the same version do not have if they are older.
+_LATER = ("work",)
+
+
 def _decode(kind: Any, value: Any, where: str) -> Any:
     """Builds `kind` (a dataclass, tuple, mapping, optional or plain type) from what JSON holds."""
     origin, args = get_origin(kind), get_args(kind)
@@ -261,7 +282,7 @@ def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     unknown = sorted(set(value) - set(hints))
     if unknown:
         raise InputError(f"{where} has the unknown key {unknown[0]!r}; {nearest(unknown[0], hints)}")
-    missing = [each.name for each in fields(kind) if each.name not in value]
+    missing = [each.name for each in fields(kind) if each.name not in value and each.name not in _LATER]
     if missing:
         raise InputError(f"{where} has no {missing[0]!r}; it was cut short or written by another version")
     return kind(**{key: _decode(hints[key], item, f"{where}.{key}") for key, item in value.items()})

@@ -29,6 +29,7 @@ from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_model
 from autocompress.proxy.finetune import Training, finetune
 from autocompress.proxy.hints import Hint, hints_of
+from autocompress.proxy.rungs import Rungs
 from autocompress.proxy.timing import steady_latency
 from autocompress.tasks.evaluate import evaluate_metric
 
@@ -86,6 +87,7 @@ def evaluate(
     start: Mapping[str, Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
     halfway: Callable[[float], bool] | None = None,
+    rungs: Rungs | None = None,
 ) -> Evaluation:
     """Applies, calibrates and trains a plan and measures it on the validation split.
 
@@ -101,6 +103,7 @@ def evaluate(
         progress: Called with the steps done and their total.
         halfway: Called after half of the training with the metric on the first validation samples, of the dense model
             at once; False ends it there.
+        rungs: Where the training is kept on the way, and gone on with from.
 
     Raises:
         RunError: training diverged or the metric is not finite.
@@ -117,7 +120,10 @@ def evaluate(
     if not plan.is_dense:
         training = _training(plan, compressed, context, steps)
         look = None if halfway is None else partial(_goes_on, halfway, context)
-        if not finetune(compressed.module, context.teacher, context.task, training, progress, context.working, look):
+        whole = finetune(
+            compressed.module, context.teacher, context.task, training, progress, context.working, look, rungs
+        )
+        if not whole:
             raise StoppedError(f"stopped after half of {steps} steps")
         settle_biases(compressed.module)
     elif halfway is not None:

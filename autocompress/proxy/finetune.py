@@ -6,6 +6,7 @@ and hints from inside of the dense model, see `hints`.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +22,7 @@ from autocompress.compress.rectified import rectified
 from autocompress.errors import RunError
 from autocompress.graph.couple import NORM_MODULES
 from autocompress.proxy.hints import Hint, hint_error, watched
+from autocompress.proxy.rungs import Keeper, Rungs, UnderWay
 from autocompress.proxy.teacher import Answer, Teacher, autocast, layout, placed
 from autocompress.tasks.task import Task
 from autocompress.tasks.tree import map_tensors, mean_alone
@@ -64,6 +66,7 @@ def finetune(
     progress: Callable[[int, int], None] | None = None,
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
     halfway: Callable[[nn.Module], bool] | None = None,
+    rungs: Rungs | None = None,
 ) -> bool:
     """Trains `model` in place; it comes back in evaluation mode on the CPU. False if it was stopped half way.
 
@@ -78,6 +81,7 @@ def finetune(
         progress: Called with the steps done and their total.
         turn: What each step is done under.
         halfway: Called after half of the steps with a model that computes the same; False stops the training.
+        rungs: Where the training is kept on the way, and gone on with from; it gives the same as without a break.
 
     Raises:
         RunError: the loss is not finite.
@@ -85,7 +89,7 @@ def finetune(
     if training.steps <= 0:
         return True
     with rectified(model) if isinstance(model, fx.GraphModule) else nullcontext(model) as trained:
-        goes_on = _train(trained, teacher, task, training, progress, turn, halfway)
+        goes_on = _train(trained, teacher, task, training, progress, turn, halfway, rungs)
     model.eval()
     return goes_on
 
@@ -98,6 +102,7 @@ def _train(
     progress: Callable[[int, int], None] | None,
     turn: Callable[[], AbstractContextManager[None]],
     halfway: Callable[[nn.Module], bool] | None,
+    rungs: Rungs | None,
 ) -> bool:
     device = torch.device(training.device)
     form = layout(model, device)
@@ -108,10 +113,18 @@ def _train(
     own = [hint.own for hint in training.hints]
     generator = torch.Generator().manual_seed(training.seed)
     torch.manual_seed(training.seed)
+    half = (training.steps + 1) // 2
+    keeper, under_way = (
+        Keeper(rungs, half, halfway is not None),
+        UnderWay(model, optimiser, schedule, generator, device),
+    )
     try:
+        start = keeper.resumed(under_way)
+        if halfway is not None and start == half and not halfway(model):
+            return False
         # BatchNorm cannot train on a single sample.
         least = 2 if any(isinstance(part, NORM_MODULES) for part in model.modules()) else 1
-        for step, (inputs, targets) in enumerate(_batches(task, training, least)):
+        for step, (inputs, targets) in enumerate(_batches(task, training, least, start), start):
             with turn(), watched(model, own) as seen:
                 inputs = task.augmented(inputs, generator)
                 answer = teacher.answer(inputs) if training.weight > 0 else None
@@ -130,7 +143,8 @@ def _train(
             schedule.step()
             if progress is not None:
                 progress(step + 1, training.steps)
-            if halfway is not None and 2 * (step + 1) == training.steps + training.steps % 2 and not halfway(model):
+            keeper.keep(under_way, step + 1)
+            if halfway is not None and step + 1 == half and not halfway(model):
                 return False
         return True
     finally:
@@ -172,23 +186,26 @@ def _moved(targets: Any, device: torch.device) -> Any:
     return map_tensors(targets, lambda tensor: tensor.to(device))
 
 
-def _batches(task: Task, training: Training, least: int) -> Iterator[tuple[tuple[Tensor, ...], Any]]:
-    """Exactly `steps` batches of `least` samples or more: epoch after epoch, each in an order of its own."""
-    if min(task.batch_size, len(task.train)) < least:
+def _batches(task: Task, training: Training, least: int, start: int) -> Iterator[tuple[tuple[Tensor, ...], Any]]:
+    """The batches from `start` on, of `least` samples or more: epoch after epoch, each in an order of its own."""
+    size, count = task.batch_size, len(task.train)
+    if min(size, count) < least:
         raise RunError(
-            f"task {task.name!r}: batches have {min(task.batch_size, len(task.train))} sample; "
+            f"task {task.name!r}: batches have {min(size, count)} sample; "
             f"to train a model with BatchNorm they need {least} or more: raise batch_size"
         )
-    done, epoch = 0, 0
-    while done < training.steps:
-        for batch in task.train.batches(task.batch_size, seed=training.seed * 7919 + epoch):
-            if len(batch[0][0]) < least:
-                continue
+    per_epoch = count // size + (count % size >= least)
+    first, skipped = divmod(start, per_epoch)
+    left = training.steps - start
+    for epoch in itertools.count(first):
+        if left <= 0:
+            return
+        batches = task.train.batches(size, seed=training.seed * 7919 + epoch)
+        whole = (batch for batch in batches if len(batch[0][0]) >= least)
+        for batch in itertools.islice(whole, skipped, skipped + left):
             yield batch
-            done += 1
-            if done == training.steps:
-                return
-        epoch += 1
+            left -= 1
+        skipped = 0
 
 
 def _rate(step: int, steps: int) -> float:

@@ -23,7 +23,7 @@ from autocompress.core.files import append_line, write_whole
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Prune, Quantize, Sparsify
 from autocompress.core.space import Space, Vector
-from autocompress.errors import AutoCompressError, RunError
+from autocompress.errors import AutoCompressError, PlanError, RunError
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_model, cost_of_plan, structure_cost_of_plan
 from autocompress.proxy.evaluate import realise
@@ -157,11 +157,35 @@ class Effects:
         todo = list(dict.fromkeys(vector for vector in vectors if _name(vector) not in self._known))
         # Whoever measures may be busy with something else; then what is known can still be asked for.
         for done, (vector, effect) in enumerate(self._measure(todo) if todo else ()):
-            self._known[_name(vector)] = effect
-            append_line(self._file, json.dumps({"plan": _name(vector), **_plain(effect)}))
+            self._keep(vector, effect)
             if progress is not None:
                 progress(done + 1, len(todo))
         return [self._known[_name(vector)] for vector in vectors]
+
+    def take_over(self, file: Path, before: Meter, progress: Callable[[int, int], None] | None = None) -> None:
+        """Keeps what another table knows, such as that of another target: losses hold there too, costs are read anew.
+
+        Args:
+            file: Of the other table, which is only read.
+            before: Of its space and target.
+            progress: Called with the plans taken and their total.
+        """
+        rows = _whole(_lines(file, before.digest) or [])
+        for done, (name, effect) in enumerate(rows):
+            try:
+                vector = self.space.encode(before.space.decode([int(place) for place in name.split(",")]))
+            except PlanError:
+                continue
+            costs = self._meter.costs(vector)
+            # What has no costs here was not to be applied there either.
+            found = None if effect is None or costs is None else Effect(effect.loss, costs)
+            self._keep(vector, found)
+            if progress is not None:
+                progress(done + 1, len(rows))
+
+    def _keep(self, vector: Vector, effect: Effect | None) -> None:
+        self._known[_name(vector)] = effect
+        append_line(self._file, json.dumps({"plan": _name(vector), **_plain(effect)}))
 
     def known(self, vector: Vector) -> Effect | None:
         """The effect of a plan if it was measured; nothing is measured for it."""
@@ -274,18 +298,32 @@ def _digest(space: Space, context: Context) -> str:
 
 def _read(file: Path, digest: str) -> dict[str, Effect | None]:
     """What is known by option; a table of something else is begun anew, what stands behind damage is dropped."""
-    lines = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else []
-    first = json.dumps({"table_of": digest})
-    if not lines or lines[0] != first:
+    lines = _lines(file, digest)
+    if lines is None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, first + "\n")
+        write_whole(file, _first(digest) + "\n")
         return {}
-    rows = [_row(line) for line in lines[1:-1]]
-    whole = list(itertools.takewhile(lambda row: row is not None, rows))
-    if lines[-1] or len(whole) < len(rows):
+    whole = _whole(lines)
+    if lines[-1] or len(whole) < len(lines) - 2:
         # The next row would be written behind what is damaged.
         write_whole(file, "\n".join(lines[: 1 + len(whole)]) + "\n")
-    return dict(row for row in whole if row is not None)
+    return dict(whole)
+
+
+def _first(digest: str) -> str:
+    return json.dumps({"table_of": digest})
+
+
+def _lines(file: Path, digest: str) -> list[str] | None:
+    """The lines of a table, None where there is none of that."""
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else []
+    return lines if lines and lines[0] == _first(digest) else None
+
+
+def _whole(lines: Sequence[str]) -> list[tuple[str, Effect | None]]:
+    """The rows of a table up to the first that is damaged; what follows the last line break is not whole."""
+    rows = itertools.takewhile(lambda row: row is not None, map(_row, lines[1:-1]))
+    return [row for row in rows if row is not None]
 
 
 def _row(line: str) -> tuple[str, Effect | None] | None:

@@ -56,6 +56,40 @@ class _Running:
     worker: _Hired
 
 
+@dataclass(frozen=True)
+class Crew:
+    """A Ray of this machine's own, and workers that get ready on it.
+
+    Attributes:
+        vital: Processes that it cannot do without.
+        actors: They have no task yet.
+    """
+
+    vital: tuple[int, ...]
+    actors: tuple[Any, ...]
+
+
+def call_crew(workers: Workers, gpus: float) -> Crew:
+    """Starts a Ray and asks it for workers, before there is a task for them: they get ready meanwhile.
+
+    Args:
+        workers: How many processes of this machine, and what each takes.
+        gpus: That each takes.
+
+    Raises:
+        InputError: a Ray runs in this process that has fewer processors.
+        RunError: it does not start.
+    """
+    vital = start_ray(workers.count * workers.threads)
+    return Crew(vital, tuple(_called(workers.threads, gpus) for _ in range(workers.count)))
+
+
+def _called(threads: int, gpus: float) -> Any:
+    # Two at a time: the job, and the question how far it is.
+    options = ray.remote(Worker).options(num_cpus=threads, num_gpus=gpus, max_concurrency=2, max_restarts=0)
+    return options.remote(sys.path, threads)
+
+
 class RayWorkers:
     """Jobs on Ray actors; a job whose worker dies is tried again on another, three times in all.
 
@@ -75,8 +109,9 @@ class RayWorkers:
         """
         self.workers = workers.count
         self._given, self._asked = shared, workers
-        self._gpus = _gpus_of(shared, workers)
-        self._joined = not ray.is_initialized()
+        self._gpus = gpus_of(workers, shared.context.device)
+        # A crew was called for this alone, and goes with it.
+        self._joined = workers.crew is not None or not ray.is_initialized()
         self._vital: tuple[int, ...] = ()
         self._coming: dict[Any, Any] = {}
         self._idle: list[_Hired] = []
@@ -84,7 +119,7 @@ class RayWorkers:
         self._running: dict[Any, _Running] = {}
         self._done: deque[Done] = deque()
         self._alone_since: float | None = None
-        self._begin()
+        self._begin(workers.crew)
 
     @property
     def busy(self) -> int:
@@ -129,9 +164,11 @@ class RayWorkers:
 
     # --- the Ray ---------------------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        """Joins or starts a Ray and asks it for all workers."""
-        if self._joined and self._asked.address is not None:
+    def _begin(self, crew: Crew | None = None) -> None:
+        """Joins or starts a Ray and asks it for all workers; a crew has both."""
+        if crew is not None:
+            self._vital = crew.vital
+        elif self._joined and self._asked.address is not None:
             join_ray(self._asked.address)
         elif self._joined:
             self._vital = start_ray(self._asked.count * self._asked.threads)
@@ -142,8 +179,8 @@ class RayWorkers:
             if self._joined:
                 ray.shutdown()
             raise
-        for _ in range(self._asked.count):
-            self._hire()
+        for place in range(self._asked.count):
+            self._hire(None if crew is None else crew.actors[place])
 
     def _begin_again(self) -> None:
         """After a Ray of this machine's own was killed: another one does what was under way."""
@@ -159,13 +196,10 @@ class RayWorkers:
 
     # --- workers ---------------------------------------------------------------------------------------------------
 
-    def _hire(self) -> None:
-        # Two at a time: the job, and the question how far it is.
-        options = ray.remote(Worker).options(
-            num_cpus=self._asked.threads, num_gpus=self._gpus, max_concurrency=2, max_restarts=0
-        )
-        actor: Any = options.remote(sys.path, [self._shared], self._asked.threads)
-        self._coming[actor.place.remote()] = actor
+    def _hire(self, actor: Any = None) -> None:
+        """Gives the task to an actor, a new one if there is none."""
+        actor = actor or _called(self._asked.threads, self._gpus)
+        self._coming[actor.take.remote([self._shared])] = actor
 
     def _welcome(self, arrival: Any) -> None:
         """A worker is there, or will never be."""
@@ -254,9 +288,9 @@ class RayWorkers:
             shown(asked[reference], done, total)
 
 
-def _gpus_of(shared: Shared, workers: Workers) -> float:
+def gpus_of(workers: Workers, device: str) -> float:
     """What each worker takes: what was asked for, else all of this machine's together, or one each on a cluster."""
-    if shared.context.device != "cuda":
+    if device != "cuda":
         return 0.0
     if workers.gpus is not None:
         return workers.gpus

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autocompress.errors import InputError, RunError
 from autocompress.run.folder import CONFIG
+from autocompress.run.places import Place
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -18,7 +19,7 @@ class DiskError(RunError):
     """A file of a run cannot be written or read; no trial's fault, so none is recorded as failed."""
 
 
-def trouble(error: OSError, path: Path | None = None) -> str:
+def trouble(error: OSError, path: Place | None = None) -> str:
     """What the system refused, and what to do about it.
 
     Args:
@@ -34,7 +35,7 @@ def trouble(error: OSError, path: Path | None = None) -> str:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Place) -> Iterator[None]:
     """Around what writes a file of a run while its jobs are done.
 
     Raises:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 from autocompress.core.collector import rest_set_aside
@@ -25,6 +25,7 @@ from autocompress.errors import InputError
 from autocompress.proxy.context import Context
 from autocompress.proxy.sensitivity import Effects, Sensitivity
 from autocompress.proxy.timing import reference_latency_ms
+from autocompress.run.carry import Convert, carry, copy_weights
 from autocompress.run.effects import effects_by
 from autocompress.run.executors import Executor, InProcess, Workers, workers_of
 from autocompress.run.finals import Finals, make_points, step_seconds, steps_in_time
@@ -32,6 +33,7 @@ from autocompress.run.finish import Point, emit_point, final_front, timed_togeth
 from autocompress.run.folder import (
     ARTIFACTS,
     CHECKPOINTS,
+    CONFIG,
     FRONT,
     LOGS,
     REPORT,
@@ -42,10 +44,12 @@ from autocompress.run.folder import (
 from autocompress.run.jobs import Shared, refused_by
 from autocompress.run.journal import JOURNAL, repair
 from autocompress.run.lease import Lease
+from autocompress.run.places import Place
 from autocompress.run.reach import dense_cost, least_costs
-from autocompress.run.report_input import Times, report_input
+from autocompress.run.report_input import Times, report_input, work_seconds
 from autocompress.run.study import Study
 from autocompress.run.trials import Listener, PlanSource, Trials, run_trials
+from autocompress.run.weights import drop_rungs
 from autocompress.search.controllers import PLANNED, WITH_TABLES, make_controller
 from autocompress.search.oneshot import Tables
 from autocompress.search.planned import Planner
@@ -70,6 +74,7 @@ class Settings:
     Attributes:
         study: The name of the study in the storage.
         command: What to type to start the same search.
+        checkpoints: Where weights are kept, if not in the run folder.
         notes: What was changed in the space for the target, a sentence each.
     """
 
@@ -83,6 +88,7 @@ class Settings:
     workers: Workers
     command: str
     versions: Mapping[str, str]
+    checkpoints: Place | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -144,11 +150,13 @@ class Driver:
         self._keep_reference(study)
         workers = workers_of(self.shared, self.settings.workers, self.listener.say)
         with _logging(self.folder / LOGS / "run.log"), rest_set_aside(), workers as executor:
-            dense = self._dense_metrics()
+            dense = self.dense_metrics
             self.listener.begin(self.objectives, study.records())
             self.listener.say(f"searching {self.space.size:.2g} plans; the run is in {self.folder}")
+            before_trials, searched = _ended(study.records()), time.monotonic()
             ended = run_trials(self.trials(study, dense, executor), budget)
-            records = study.records()
+            searched, records = time.monotonic() - searched, study.records()
+            worked = sum(work_seconds(record) for record in records if record.number not in before_trials)
             if not ended and _has_trained_front(self.folder):
                 self.listener.say("interrupted: the front of before stays; `resume` goes on")
                 return
@@ -161,21 +169,58 @@ class Driver:
             ]
             front = final_front(points, self.objectives)
             write_front(self.folder / FRONT, self.objectives, baseline, front)
-            times = Times(before or now, now if before else None, time.monotonic() - clock)
+            share = min(1.0, worked / (searched * executor.workers)) if worked else None
+            seconds = time.monotonic() - clock
+            times = Times(before or now, now if before else None, seconds, executor.workers, share)
             data = report_input(self, records, baseline, front, points, times)
             save_report_data(self.folder / REPORT_DATA, data)
             write_whole(self.folder / REPORT, render_report(data))
+            drop_rungs(self.checkpoints)
+
+    @property
+    def checkpoints(self) -> Place:
+        """Where the weights of its trials are kept."""
+        return self.settings.checkpoints or self.folder / CHECKPOINTS
+
+    def take_over(self, source: Driver, convert: Convert, lease: Lease) -> None:
+        """Carries the trials of another study into that of this run, which has none yet, with their weights.
+
+        Args:
+            source: Drives the other study, in this folder or another.
+            convert: What a trial is in this one.
+            lease: Of the folder of this run.
+        """
+        if source.folder != self.folder:
+            effects = Effects(self.shared.meter, self.folder / SENSITIVITY)
+            told = partial(self.listener.step, "options priced")
+            effects.take_over(source.folder / SENSITIVITY, source.shared.meter, told)
+        self._repair()
+        with closing(source.study()) as before, closing(self.study(lease.check)) as study:
+            carried = carry(before, study, convert)
+            copy_weights(source.checkpoints, self.checkpoints, study.records())
+        self.listener.say(carried.told)
+
+    def study(self, check: Callable[[], None] = lambda: None) -> Study:
+        """The study of the run.
+
+        Args:
+            check: Called before anything is written.
+        """
+        settings = self.settings
+        return Study(self.folder, self.space, self.objectives, settings.storage, settings.study, check)
 
     def _study(self, lease: Lease) -> Study:
         """The study of the run, its journal repaired if a crash damaged it."""
-        settings = self.settings
-        damage = repair(self.folder / JOURNAL) if settings.storage is None else None
-        if damage is not None:
-            self.listener.say(damage)
-        study = Study(self.folder, self.space, self.objectives, settings.storage, settings.study, lease.check)
-        if not study.records() and any((self.folder / CHECKPOINTS).glob("trial-*")):
+        self._repair()
+        study = self.study(lease.check)
+        if not study.records() and any(self.checkpoints.glob("trial-*")):
             self.listener.say("the study holds no trial, though there are weights of some: the search begins anew")
         return study
+
+    def _repair(self) -> None:
+        damage = repair(self.folder / JOURNAL) if self.settings.storage is None else None
+        if damage is not None:
+            self.listener.say(damage)
 
     def _keep_reference(self, study: Study) -> None:
         """Where this machine is the target: what the dense model takes, now or when the run began."""
@@ -213,7 +258,8 @@ class Driver:
             # Where a final training takes seconds, a point that others beat is replaced; where it takes minutes, not.
             spare=count if asked <= LEAST_FINAL_STEPS else 0,
             artifacts=artifacts,
-            checkpoints=self.folder / CHECKPOINTS,
+            sees=self.folder / CONFIG if self.settings.workers.address is not None else None,
+            checkpoints=self.checkpoints,
             listener=self.listener,
         )
         plain = [record for record in records if not self.space.decode(record.vector).is_dense]
@@ -232,7 +278,9 @@ class Driver:
     def _dense_cost(self) -> Mapping[str, Metric]:
         return dense_cost(self.context)
 
-    def _dense_metrics(self) -> dict[str, Metric]:
+    @cached_property
+    def dense_metrics(self) -> Mapping[str, Metric]:
+        """Of the dense model on the validation split, with its costs by the tables."""
         task = self.context.task
         accuracy = evaluate_metric(self.context.dense.module, task, self.context.validation)
         return {"accuracy": Metric.exact(accuracy, task.metric_unit), **self._dense_cost}
@@ -253,7 +301,7 @@ class Driver:
             waves=WAVES if name == PLANNED else 0,
             wave=WAVE,
             dense=dense,
-            checkpoints=self.folder / CHECKPOINTS,
+            checkpoints=self.checkpoints,
             listener=self.listener,
         )
 
@@ -309,6 +357,10 @@ class _Announced:
     def pick(self, known: Sequence[Record], pending: Collection[Vector]) -> tuple[str, Vector] | None:
         """The next plan."""
         return self.planner().pick(known, pending)
+
+
+def _ended(records: Sequence[Record]) -> set[int]:
+    return {record.number for record in records if record.state != "running"}
 
 
 def _has_trained_front(folder: Path) -> bool:

@@ -9,7 +9,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -144,6 +144,7 @@ class Workers:
         asked_for: By the user: fewer will not do.
         address: Of a Ray cluster; None for processes of this machine.
         gpus: That each takes, also a part of one; None shares out those of this machine.
+        crew: Those that were called before there was a task for them, see `called_early`.
     """
 
     count: int = 1
@@ -151,6 +152,27 @@ class Workers:
     asked_for: bool = False
     address: str | None = None
     gpus: float | None = None
+    crew: Any = None
+
+
+@contextmanager
+def called_early(workers: Workers, device: str) -> Iterator[Workers]:
+    """The same workers, those of this machine already called: they get ready while the task is loaded.
+
+    Whatever happens until an executor takes them, they are gone in the end.
+    """
+    if workers.count == 1 or workers.address is not None:
+        yield workers
+        return
+    cluster = _cluster()
+    if cluster.ray.is_initialized():
+        # It is somebody else's.
+        yield workers
+        return
+    try:
+        yield replace(workers, crew=cluster.call_crew(workers, cluster.gpus_of(workers, device)))
+    finally:
+        cluster.ray.shutdown()
 
 
 @contextmanager
@@ -173,13 +195,18 @@ def make_executor(shared: Shared, workers: Workers) -> Executor:
     """The process itself for one worker, else as many others, here or on a cluster."""
     if workers.count == 1 and workers.address is None:
         return InProcess(shared)
-    # Ray takes seconds to import and is needed for this alone. It is to write no key into the user's home and to
-    # report to nobody, which it reads when it is imported.
+    executor: Executor = _cluster().RayWorkers(shared, workers)
+    return executor
+
+
+def _cluster() -> Any:
+    """The module of workers on Ray, which takes seconds to import and is needed for them alone."""
+    # It is to write no key into the user's home and to report to nobody, which it reads when it is imported.
     for name, value in _RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from autocompress.run.cluster import RayWorkers
+    from autocompress.run import cluster
 
-    return RayWorkers(shared, workers)
+    return cluster
 
 
 def best_workers(threads: int, device: str) -> int:

@@ -13,7 +13,8 @@ from autocompress.core.metric import Metric
 from autocompress.core.pareto import non_dominated
 from autocompress.run.executors import Done, Executor
 from autocompress.run.finish import Point
-from autocompress.run.jobs import PointJob
+from autocompress.run.jobs import PointJob, SentPoint
+from autocompress.run.places import Place
 from autocompress.run.trials import Listener
 from autocompress.run.weights import checkpoint_path
 from autocompress.search.record import Objective, Record, front_of, losses
@@ -34,6 +35,7 @@ class Finals:
         least_steps: No final training is shorter.
         points: How many are made.
         spare: How many more are made at most, one for each that others beat.
+        sees: See `PointJob`.
     """
 
     executor: Executor
@@ -47,8 +49,9 @@ class Finals:
     points: int
     spare: int
     artifacts: Path
-    checkpoints: Path
+    checkpoints: Place
     listener: Listener
+    sees: Path | None = None
 
 
 def steps_in_time(asked: int, least: int, seconds: float, per_step: float | None) -> int:
@@ -131,7 +134,8 @@ class _Making:
         finals = self._finals
         done: Done = finals.executor.next(finals.listener.step)
         record = self._keys.pop(done.key)
-        self._ended[record.number] = done.result
+        result = done.result
+        self._ended[record.number] = result.received(finals.artifacts) if isinstance(result, SentPoint) else result
         finals.listener.step(done.key, 1, 1)
         if done.error is not None:
             finals.listener.say(f"{done.key}: FAILED, no artifact: {done.error}")
@@ -193,4 +197,4 @@ class _Making:
         folder = finals.artifacts / f"t{record.number:03d}"
         checkpoint = checkpoint_path(finals.checkpoints, record.number)
         self._keys[key] = record
-        finals.executor.start(key, PointJob(record, folder, steps, checkpoint, finals.baseline.metrics))
+        finals.executor.start(key, PointJob(record, folder, steps, checkpoint, finals.baseline.metrics, finals.sees))

@@ -27,7 +27,8 @@ from autocompress.proxy.evaluate import Evaluation, evaluate
 from autocompress.proxy.timing import latencies_of_files
 from autocompress.run.disk import writing
 from autocompress.run.layer_table import layer_rows
-from autocompress.run.weights import load_weights, save_weights
+from autocompress.run.places import Place
+from autocompress.run.weights import KeptTraining, load_weights, save_weights
 from autocompress.search.record import Objective, losses
 from autocompress.targets.session import open_session
 from autocompress.tasks.evaluate import evaluate_metric
@@ -77,7 +78,7 @@ def emit_point(
     steps: int,
     start: Callable[[], Mapping[str, Tensor] | None],
     dense: Mapping[str, Metric] | None,
-    trained: Path | None = None,
+    trained: Place | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Point:
     """Trains a plan to the end, writes its artifact and measures the written file.
@@ -100,9 +101,11 @@ def emit_point(
     kept = load_weights(trained, plan) if trained is not None else None
     left = steps if kept is None else 0
     fidelity = "full" if steps else "short"
-    result = evaluate(plan, fidelity, context, steps=left, start=kept or start(), progress=progress)
-    if trained is not None and left:
+    rungs = KeptTraining(trained, plan) if trained is not None and left else None
+    result = evaluate(plan, fidelity, context, steps=left, start=kept or start(), progress=progress, rungs=rungs)
+    if trained is not None and rungs is not None:
         save_weights(trained, result)
+        rungs.drop()
     profile = context.target.profile
     path = folder / "model.onnx"
     with context.working():

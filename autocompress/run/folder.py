@@ -26,6 +26,21 @@ SENSITIVITY = "sensitivity.jsonl"
 
 
 @dataclass(frozen=True)
+class Names:
+    """What a run is called where others are too, and where it came from.
+
+    Attributes:
+        study: In the storage.
+        checkpoints: The URL of its weights; None for its folder.
+        forked_from: The folder of the run that it has its first trials from.
+    """
+
+    study: str = STUDY
+    checkpoints: str | None = None
+    forked_from: str | None = None
+
+
+@dataclass(frozen=True)
 class Run:
     """One search on disk.
 
@@ -67,9 +82,17 @@ class Run:
         return None if storage is None else str(storage)
 
     @property
+    def names(self) -> Names:
+        """What it is called, in the storage among others."""
+        resolved = self.config.get("resolved", {})
+        names = (resolved.get("study", STUDY), resolved.get("checkpoints"), self.config.get("forked_from"))
+        study, checkpoints, forked_from = (None if name is None else str(name) for name in names)
+        return Names(study or STUDY, checkpoints, forked_from)
+
+    @property
     def study(self) -> str:
         """The name of its study in the storage."""
-        return str(self.config.get("resolved", {}).get("study", STUDY))
+        return self.names.study
 
     @property
     def front(self) -> Mapping[str, Any]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from autocompress.core.constraint import Constraint
+from autocompress.core.files import write_whole
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
 from autocompress.core.space import Space, Vector
@@ -22,9 +25,10 @@ from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.proxy.evaluate import StoppedError, evaluate
 from autocompress.proxy.sensitivity import Effect, Meter
-from autocompress.run.disk import DiskError
+from autocompress.run.disk import DiskError, writing
 from autocompress.run.finish import Point, emit_point
-from autocompress.run.weights import load_weights, point_path, save_weights
+from autocompress.run.places import Place
+from autocompress.run.weights import KeptTraining, load_weights, point_path, save_weights
 from autocompress.search.record import Objective, Record
 from autocompress.search.stopping import CONTINUE, at_best, decide
 
@@ -69,6 +73,32 @@ class EffectJob:
 
 
 @dataclass(frozen=True)
+class SentPoint:
+    """A point with the content of its files, from a machine that cannot write them where they belong."""
+
+    point: Point
+    files: Mapping[str, bytes]
+
+    def received(self, artifacts: Path) -> Point:
+        """Writes the files into their folder, all or none, and returns the point.
+
+        Raises:
+            DiskError: there is no room or no permission.
+        """
+        folder = artifacts / self.point.id
+        part = folder.with_name(f".{folder.name}.part")
+        with writing(folder):
+            for old in (part, folder):
+                if old.exists():
+                    shutil.rmtree(old)
+            part.mkdir(parents=True)
+            for name, content in self.files.items():
+                write_whole(part / Path(name).name, content)
+            part.replace(folder)
+        return self.point
+
+
+@dataclass(frozen=True)
 class PointJob:
     """A trial's plan trained to the end, as verified files.
 
@@ -77,23 +107,33 @@ class PointJob:
         steps: Optimiser steps of the final training.
         checkpoint: The weights the trial ended with, if it kept them.
         dense: Metrics of the dense artifact.
+        sees: A file of the run folder: whoever does not see it sends the artifact; None where all do.
     """
 
     record: Record
     folder: Path
     steps: int
-    checkpoint: Path
+    checkpoint: Place
     dense: Mapping[str, Metric]
+    sees: Path | None = None
 
-    def __call__(self, shared: Shared, progress: Progress) -> Point:
+    def __call__(self, shared: Shared, progress: Progress) -> Point | SentPoint:
         """Trains, exports and verifies it."""
+        if self.sees is None or self.sees.is_file():
+            return self._made(self.folder, shared, progress)
+        with TemporaryDirectory() as name:
+            folder = Path(name) / self.folder.name
+            point = self._made(folder, shared, progress)
+            return SentPoint(point, {child.name: child.read_bytes() for child in sorted(folder.iterdir())})
+
+    def _made(self, folder: Path, shared: Shared, progress: Progress) -> Point:
         plan = shared.space.decode(self.record.vector)
         return emit_point(
             plan,
             self.record.number,
             self.record.label,
             shared.context,
-            self.folder,
+            folder,
             steps=self.steps,
             start=lambda: self._start(plan, shared.context),
             trained=point_path(self.checkpoint.parent, self.record.number, self.steps),
@@ -128,14 +168,14 @@ class TrialJob:
     label: str
     constraints: tuple[Constraint, ...]
     dense: Mapping[str, Metric]
-    checkpoint: Path
+    checkpoint: Place
     objectives: tuple[Objective, ...] = ()
     known: tuple[Record, ...] = ()
 
     def __call__(self, shared: Shared, progress: Progress) -> Record:
         """Asks the tables, then trains and measures."""
         plan = shared.space.decode(self.vector)
-        start = time.perf_counter()
+        start, rungs = time.perf_counter(), KeptTraining(self.checkpoint, plan)
         try:
             cost = cost_of_plan(plan, shared.context)
             refusal = refused_by(cost.metrics, self.constraints, self.dense)
@@ -144,15 +184,18 @@ class TrialJob:
                 return self._record("infeasible", "cost", cost.metrics, seconds, refusal)
             tables = time.perf_counter() - start
             half = _Half(self, cost.metrics, shared.context.task.metric_unit)
-            result = evaluate(plan, "short", shared.context, progress=progress, halfway=half.goes_on)
+            result = evaluate(plan, "short", shared.context, progress=progress, halfway=half.goes_on, rungs=rungs)
             save_weights(self.checkpoint, result)
+            rungs.drop()
         except DiskError:
             # The next trial would come to the same end: nothing is wrong with this one.
             raise
         except StoppedError as error:
+            rungs.drop()
             return half.stopped(str(error), {"tables": tables, "train": time.perf_counter() - start - tables})
         except Exception as error:  # noqa: BLE001  # whatever a trial raises is its result, not the end of the search
             LOG.error("trial %d failed: %s\n%s", self.number, error, traceback.format_exc())
+            rungs.drop()
             return self.failed(one_line(error), time.perf_counter() - start)
         violated = refused_by(result.metrics, self.constraints, self.dense)
         told = ", ".join(f"{name} {metric.value:g}" for name, metric in result.metrics.items())

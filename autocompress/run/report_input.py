@@ -13,12 +13,12 @@ from scipy.stats import spearmanr
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Student
 from autocompress.core.target import Profile
-from autocompress.emit.report_data import PointRow, ReportData, TaskInfo, TrialRow
+from autocompress.emit.report_data import PointRow, ReportData, TaskInfo, TrialRow, WorkInfo
 from autocompress.proxy.context import Context
 from autocompress.proxy.sensitivity import Effects
 from autocompress.run.finish import Point
 from autocompress.run.folder import SENSITIVITY
-from autocompress.search.record import Record, front_of
+from autocompress.search.record import WAIT, Record, front_of
 
 if TYPE_CHECKING:
     from autocompress.run.drive import Driver
@@ -34,11 +34,15 @@ class Times:
         began: By the clock on the wall, which somebody may set.
         resumed: When this stretch did, if it is not the first.
         seconds: That this stretch took, by a clock that only goes on.
+        workers: That worked side by side.
+        busy_share: What of their time they spent on trials; None without any.
     """
 
     began: datetime
     resumed: datetime | None
     seconds: float
+    workers: int
+    busy_share: float | None
 
 
 def report_input(
@@ -87,7 +91,21 @@ def report_input(
         untouched=_untouched(driver),
         latency={point.id: point.latency for point in (baseline, *front)},
         fidelity_correlations=_correlations(driver, records, points),
+        work=WorkInfo(times.workers, times.busy_share, _seconds_by_phase(records)),
     )
+
+
+def work_seconds(record: Record) -> float:
+    """What a trial worked, without what it waited."""
+    return sum(taken for phase, taken in record.seconds.items() if phase != WAIT)
+
+
+def _seconds_by_phase(records: Sequence[Record]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for record in records:
+        for phase, taken in record.seconds.items():
+            total[phase] = total.get(phase, 0.0) + taken
+    return total
 
 
 def _splits(driver: Driver) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from autocompress.errors import InputError, nearest
 from autocompress.run.executors import Workers, best_workers
 from autocompress.run.folder import CONFIG, Run
 from autocompress.run.lease import HOLDER, LOCK
+from autocompress.run.places import check_place
 from autocompress.run.storage import shown_url
 from autocompress.search.controllers import CONTROLLERS, DEFAULT_CONTROLLER
 
@@ -40,6 +42,7 @@ class SearchConfig:
         validation_samples: Samples a trial is judged on; None takes all.
         device: `cpu`, `cuda`, or `auto`.
         storage: Any URL that Optuna takes; None keeps a journal in the run folder.
+        checkpoints: URL of where weights are kept, in a folder of the run's own; None keeps them in the run folder.
         workers: Processes that work side by side; None takes one for each core, up to 8, or one for a GPU.
         ray_address: Of a Ray cluster that they work on: `auto`, `host:port`, `ray://host:port`; None for this machine.
         cpus_per_trial: Threads and processors of each worker; None shares out this machine's, and is one on a cluster.
@@ -63,6 +66,7 @@ class SearchConfig:
     validation_samples: int | None = None
     device: str = "auto"
     storage: str | None = None
+    checkpoints: str | None = None
     workers: int | None = None
     ray_address: str | None = None
     cpus_per_trial: int | None = None
@@ -96,6 +100,8 @@ class SearchConfig:
             raise InputError(f"device is {self.device!r}; {nearest(self.device, ('auto', 'cpu', 'cuda'))}")
         if self.device == "cuda" and self.ray_address is None and not torch.cuda.is_available():
             raise InputError("device is 'cuda', but no CUDA device is there; use --device cpu")
+        if self.checkpoints is not None:
+            check_place(self.checkpoints)
         parse_budget(self.budget)
         for text in self.constraints:
             parse_constraint(text)
@@ -157,6 +163,17 @@ def check_new(folder: Path) -> None:
         )
     if folder.is_dir() and any(not _is_of_lease(child.name) for child in folder.iterdir()):
         raise InputError(f"output {folder} is not empty; name a new folder")
+
+
+def clear(folder: Path) -> None:
+    """Removes what was written of a run that did not begin, so that its folder is as good as new."""
+    for child in folder.iterdir():
+        if _is_of_lease(child.name):
+            continue
+        if child.is_dir():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
 
 
 def _is_of_lease(name: str) -> bool:

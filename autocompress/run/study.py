@@ -18,14 +18,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from autocompress.core.metric import Metric
 from autocompress.core.space import Space, Vector
 from autocompress.errors import InputError, RunError
-from autocompress.run.folder import STUDY
+from autocompress.run.folder import STUDY, Names
 from autocompress.run.storage import StorageAway, answered, close_storage, open_storage, reason_of, shown_url
 from autocompress.run.uninterrupted import uninterrupted
 from autocompress.search.record import Objective, Record
 from autocompress.search.samplers import distributions
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-_RESULT = "result"
+_RESULT, _REPLACED = "result", "replaced_by"
 
 
 def result_of(trial: FrozenTrial) -> Mapping[str, Any]:
@@ -43,13 +43,24 @@ def state_of(trial: FrozenTrial) -> str:
 
 
 def is_replaced(trial: FrozenTrial) -> bool:
-    """True of a trial that was lost with its driver, and run again under another number: so did the first format."""
-    return "replaced_by" in trial.user_attrs
+    """True of a trial whose number means nothing here.
+
+    One that was lost with its driver and run again under another, as the first format did; one of another study that
+    was not carried.
+    """
+    return _REPLACED in trial.user_attrs
 
 
-def new_name(folder: Path, storage: str | None) -> str:
-    """What the study of a new run is called: in a storage that many runs share, like no other."""
-    return STUDY if storage is None else f"{STUDY}-{folder.resolve().name}-{secrets.token_hex(4)}"
+def new_names(folder: Path, storage: str | None, checkpoints: str | None) -> Names:
+    """What a new run is called where many share a storage, or a place for weights: like no other."""
+    name = another_name(folder)
+    weights = None if checkpoints is None else f"{checkpoints.rstrip('/')}/{name}"
+    return Names(STUDY if storage is None else name, weights)
+
+
+def another_name(folder: Path) -> str:
+    """A name that no other study has."""
+    return f"{STUDY}-{folder.resolve().name}-{secrets.token_hex(4)}"
 
 
 class Study:
@@ -85,16 +96,23 @@ class Study:
         self._settled, self._ended = 0, list[Record]()
         self._storage = open_storage(folder, storage)
         try:
-            self._study = optuna.create_study(
+            self._study = self._opened(name)
+        except (StorageAway, StorageInternalError, SQLAlchemyError) as error:
+            self.close()
+            where = "" if storage is None else f" {shown_url(storage)!r}"
+            raise InputError(f"storage{where} cannot hold a study: {reason_of(error)}") from None
+
+    def _opened(self, name: str) -> optuna.Study:
+        """The study; nothing is written where it is there."""
+        try:
+            return optuna.load_study(study_name=name, storage=self._storage)
+        except KeyError:
+            return optuna.create_study(
                 study_name=name,
                 storage=self._storage,
                 directions=["maximize" if objective.maximised else "minimize" for objective in self.objectives],
                 load_if_exists=True,
             )
-        except (StorageAway, StorageInternalError, SQLAlchemyError) as error:
-            self.close()
-            where = "" if storage is None else f" {shown_url(storage)!r}"
-            raise InputError(f"storage{where} cannot hold a study: {reason_of(error)}") from None
 
     def close(self) -> None:
         """Closes the connections of the storage."""
@@ -120,15 +138,39 @@ class Study:
 
     def start(self, vector: Vector, label: str) -> int:
         """Writes a new running trial and returns its number."""
-        token = secrets.token_hex(8)
-        # One entry of the journal: whoever is killed here leaves the trial or nothing, never one that waits.
-        trial = create_trial(
-            state=TrialState.RUNNING,
-            params=dict(zip(self._distributions, vector, strict=True)),
-            distributions=self._distributions,
-            user_attrs={"label": label, "token": token},
-        )
+        return self._create(TrialState.RUNNING, self._parameters(vector), {"label": label})
 
+    def carry(self, record: Record) -> int:
+        """Writes a trial of another study, ended or running, and returns its number here."""
+        told: dict[str, Any] = {"label": record.label}
+        if record.state == "running":
+            return self._create(TrialState.RUNNING, self._parameters(record.vector), told)
+        state, values = self._outcome(record)
+        return self._create(state, self._parameters(record.vector), told | {_RESULT: _written(record)}, values)
+
+    def skip(self) -> int:
+        """Leaves out a number that a trial of another study has, which is not carried here; returns the number."""
+        return self._create(TrialState.FAIL, {}, {_REPLACED: None})
+
+    def _parameters(self, vector: Vector) -> dict[str, int]:
+        return dict(zip(self._distributions, vector, strict=True))
+
+    def _create(
+        self,
+        state: TrialState,
+        parameters: Mapping[str, int],
+        told: Mapping[str, Any],
+        values: Sequence[float] | None = None,
+    ) -> int:
+        """Writes a trial as one entry: whoever is killed here leaves it or nothing, never one that waits."""
+        token = secrets.token_hex(8)
+        trial = create_trial(
+            state=state,
+            values=values,
+            params=dict(parameters),
+            distributions={name: self._distributions[name] for name in parameters},
+            user_attrs={**told, "token": token},
+        )
         tries = itertools.count()
 
         def write() -> int:
@@ -150,11 +192,14 @@ class Study:
         Raises:
             RunError: it has others already.
         """
-        if record.state == "complete":
-            state, values = TrialState.COMPLETE, [record.metrics[o.name].value for o in self.objectives]
-        else:
-            state, values = TrialState.FAIL, None
+        state, values = self._outcome(record)
         answered(lambda: self._end(record, state, values))
+
+    def _outcome(self, record: Record) -> tuple[TrialState, list[float] | None]:
+        """State and values in the storage of a trial that ended."""
+        if record.state != "complete":
+            return TrialState.FAIL, None
+        return TrialState.COMPLETE, [record.metrics[objective.name].value for objective in self.objectives]
 
     def lost(self) -> list[Record]:
         """The trials that a dead driver left running: to be run again, under the numbers they have."""

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 from autocompress.core.constraint import Budget, Constraint
@@ -15,17 +14,20 @@ from autocompress.core.metric import Metric
 from autocompress.core.space import Space, Vector
 from autocompress.run.executors import Executor, decided_by
 from autocompress.run.jobs import TrialJob
+from autocompress.run.places import Place
 from autocompress.run.study import Study
-from autocompress.run.weights import checkpoint_path
+from autocompress.run.weights import checkpoint_path, collect
 from autocompress.search.controller import Controller
 from autocompress.search.outlook import WORST_LOST
 from autocompress.search.planned import PLANNED_LABEL
-from autocompress.search.record import ASKED, Objective, Record, too_far
+from autocompress.search.record import ASKED, WAIT, Objective, Record, front_of, too_far
 from autocompress.search.stopping import telling_of
 
 LOG = logging.getLogger("autocompress")
 # Plans that the tables refuse cost almost nothing, but a space that has no feasible plan must end.
 REFUSALS_PER_TRIAL = 20
+# Trials whose weights stay in the run folder; those of the front do however many they are.
+KEPT_WEIGHTS, COLLECTED_EVERY = 200, 50
 
 
 class Listener(Protocol):
@@ -79,7 +81,7 @@ class Trials:
     waves: int
     wave: int
     dense: Mapping[str, Metric]
-    checkpoints: Path
+    checkpoints: Place
     listener: Listener
 
 
@@ -128,7 +130,8 @@ class _Loop:
         self._started = time.monotonic()
         # What a driver that is gone left under way comes first, whatever the budget: it was begun within it.
         self._again = deque(trials.study.lost())
-        self._running: dict[str, TrialJob] = {}
+        # With the time at which it was handed out.
+        self._running: dict[str, tuple[TrialJob, float]] = {}
         self._stages = _stages(trials.baselines, trials.waves)
         self._before: set[Vector] = set()
         # What tells enough of so many trials, all of which have ended.
@@ -148,10 +151,16 @@ class _Loop:
         """Writes down the next trial that ends."""
         trials = self._trials
         done = trials.executor.next(trials.listener.step)
-        job = self._running.pop(done.key)
+        job, begun = self._running.pop(done.key)
         record: Record = job.failed(done.error) if done.error is not None else done.result
+        waited = time.monotonic() - begun - sum(record.seconds.values())
+        record = replace(record, seconds={**record.seconds, WAIT: max(0.0, waited)})
         trials.study.finish(record)
-        count = len(_counted(trials.study.records()))
+        records = trials.study.records()
+        count = len(_counted(records))
+        if len(records) % COLLECTED_EVERY == 0:
+            front = {one.number for one in front_of(records, trials.study.objectives, "short")}
+            collect(trials.checkpoints, front, KEPT_WEIGHTS)
         trials.listener.trial(record, count, self._budget, time.monotonic() - self._started)
 
     def _begun(self) -> Record | None:
@@ -169,7 +178,7 @@ class _Loop:
         known = self._judges(record)
         objectives = trials.study.objectives
         job = TrialJob(number, record.vector, record.label, trials.constraints, trials.dense, path, objectives, known)
-        self._running[key] = job
+        self._running[key] = job, time.monotonic()
         trials.executor.start(key, job)
 
     def _judges(self, record: Record) -> tuple[Record, ...]:

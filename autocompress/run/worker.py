@@ -37,28 +37,36 @@ class Answer:
 class Worker:
     """Lives in a process of its own; one thread works while another tells how far it is."""
 
-    def __init__(self, paths: list[str], sent: list[Any], threads: int) -> None:
-        """Takes what all jobs need.
+    def __init__(self, paths: list[str], threads: int) -> None:
+        """Gets ready to take a task, which takes seconds.
 
         Args:
             paths: Where modules are looked for beside the usual places.
-            sent: One reference to the `Shared` of the run.
             threads: That a job may use.
         """
         # What the task is made of may lie where only the driver was told to look.
         sys.path.extend(path for path in paths if path not in sys.path)
-        self._shared: Shared = ray.get(sent[0])
+        self._shared: Shared | None = None
         self._threads = threads
         self._progress = (0, 1)
 
-    def place(self) -> str:
-        """The machine it is on; answers when the worker is ready."""
+    def take(self, sent: list[Any]) -> str:
+        """Takes what all jobs need.
+
+        Args:
+            sent: One reference to the `Shared` of the run.
+
+        Returns:
+            The machine it is on.
+        """
+        self._shared = ray.get(sent[0])
         return socket.gethostname()
 
     def run(self, job: Job) -> Answer:
         """Does a job; whatever it raises is its result."""
         torch.set_num_threads(self._threads)
         self._progress = (0, 1)
+        assert self._shared is not None
         with _captured() as logged:
             try:
                 return Answer(job(self._shared, self._show), None, tuple(logged))

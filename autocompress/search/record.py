@@ -12,6 +12,8 @@ from autocompress.core.space import Vector
 STATES = ("running", "complete", "stopped", "infeasible", "failed")
 # The label of what a controller asked for.
 ASKED = "search"
+# The phase of a trial in which nobody works on it: before it is begun, and until it is written down.
+WAIT = "wait"
 # What controllers learn from.
 TELLING = ("complete", "stopped")
 

@@ -13,7 +13,7 @@ from autocompress.core.plan import Quantize
 from autocompress.core.space import Decision, Space
 from autocompress.errors import InputError, RunError
 from autocompress.run.folder import STUDY
-from autocompress.run.study import Study, new_name
+from autocompress.run.study import Study, new_names
 from autocompress.search.record import Record, front_of
 from tests.run.postgres import Server, needs_postgres, serving
 from tests.run.studies import METRICS, SPACE, TWO, fill, results
@@ -134,7 +134,7 @@ def test_another_space_is_refused_and_changes_nothing(place: Place) -> None:
 def test_studies_in_one_storage_do_not_disturb_each_other(place: Place) -> None:
     if place.url is None:
         pytest.skip("a journal holds one study")
-    one, other = (place.study(new_name(place.folder, place.url)) for _ in range(2))
+    one, other = (place.study(new_names(place.folder, place.url, None).study) for _ in range(2))
     for record in results():
         assert other.start((0, 2), "search") == one.start(record.vector, record.label) == record.number
         one.finish(record)

@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import autocompress.cli
-from autocompress.config import read_config, resume, search, wire
+from autocompress.config import read_config, resume, search
 from autocompress.core.metric import Metric
 from autocompress.errors import RunError
 from autocompress.run import drive
@@ -28,6 +28,7 @@ from autocompress.run.journal import JOURNAL, repair
 from autocompress.run.settings import SearchConfig, new_folder
 from autocompress.run.study import Study
 from autocompress.search.record import Record
+from autocompress.wired import wire
 from tests.run.test_study import SPACE, TWO, results
 from tests.run.tiny import Told
 

@@ -11,12 +11,13 @@ import pytest
 import yaml
 
 from autocompress import cli
-from autocompress.config import read_config, resume, wire
+from autocompress.config import read_config, resume
 from autocompress.errors import InputError
 from autocompress.run.folder import CONFIG, FORMAT, Run
 from autocompress.run.show import status_of
 from autocompress.run.study import Study
 from autocompress.search.record import Record
+from autocompress.wired import wire
 from tests.run.regenerate_golden_run import FOLDERS, TRIALS
 
 ROOT = Path(__file__).parents[2]

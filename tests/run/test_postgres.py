@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from autocompress.config import resume, search, wire
+from autocompress.config import resume, search
 from autocompress.core.constraint import Budget, parse_budget
 from autocompress.errors import InputError, RunError
 from autocompress.run import storage
@@ -29,6 +29,7 @@ from autocompress.run.storage import check_storage
 from autocompress.run.study import Study
 from autocompress.run.trials import run_trials
 from autocompress.search.record import Record
+from autocompress.wired import wire
 from tests.run.postgres import GUARDED, PASSWORD, Lossy, Server, needs_postgres, serving
 from tests.run.studies import SPACE, TWO, fill, results
 from tests.run.tiny import OBJECTIVES, RULES, Told, make_trials, tiny_context, tiny_space, tiny_task
