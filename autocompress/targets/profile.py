@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 
 from autocompress.core.digest import short_digest
 from autocompress.core.fusion import Fusion, Step
-from autocompress.core.kernel import DTYPES, Kernel
+from autocompress.core.kernel import BYTES_PER_ELEMENT, DTYPES, Kernel
 from autocompress.core.shipped import shipped_dir
 from autocompress.core.target import KernelEstimate, LatencyEstimate, Profile
 from autocompress.errors import InputError, nearest
@@ -190,7 +190,11 @@ class Target:
         return self._runs_as(kernel.dtype, precision)
 
     def _runs_as(self, dtype: str, precision: str) -> str:
-        return self.profile.runs_as(precision if dtype == "fp32" else dtype)
+        """What falls back does so to what the engine was built for: in fp32 nothing runs in fp16."""
+        built_for, found = self.profile.runs_as(precision), self.profile.runs_as(dtype)
+        if dtype == "fp32":
+            return built_for
+        return found if found == dtype else max(found, built_for, key=BYTES_PER_ELEMENT.__getitem__)
 
     def _estimate(self, kernel: Kernel, dtype: str) -> tuple[KernelEstimate, bool]:
         """The estimate of a kernel, and whether it is converted to another dtype; plans share most kernels."""
