@@ -28,7 +28,7 @@ from autocompress.run.environment import versions
 from autocompress.run.executors import InProcess, Workers, called_early, workers_of
 from autocompress.run.folder import CONFIG, FORMAT, SENSITIVITY, Names, Run
 from autocompress.run.jobs import Shared
-from autocompress.run.lease import held
+from autocompress.run.lease import held, refuse_driven
 from autocompress.run.measure import Bench, measure_here, measure_space
 from autocompress.run.places import place_of, try_place
 from autocompress.run.progress import Silent
@@ -144,21 +144,24 @@ def resume(
         ray_address=before.ray_address if ray_address is None else ray_address,
     )
     _check_places(run.path, run.names, run.storage)
-    early = _early(config)
-    with going_on_later(run.path), held(run.path) as lease, early as pool:
+    refuse_driven(run.path)
+    with _early(config) as pool:
         wired = wire(config)
         check_unchanged(run, wired)
         names = run.names
         driver = driver_of(wired, run.path, names, listener, pool)
-        if config.constraints != before.constraints:
+        is_judged_anew = config.constraints != before.constraints
+        if is_judged_anew:
             driver.check()
-            # What ended cannot be judged anew where it is. Until the run file names the other study, this one counts.
-            names = replace(names, study=another_name(run.path))
-            source, driver = driver, driver_of(wired, run.path, names, listener, pool)
-            driver.take_over(source, Judged(wired.constraints, driver.dense_metrics), lease)
-        if config != before or run.config.get("format", 1) != FORMAT:
-            write_config(run.path, wired, names)
-        driver.run(total, lease)
+        with going_on_later(run.path), held(run.path) as lease:
+            if is_judged_anew:
+                # What ended cannot be changed. Until the run file names the other study, this one counts.
+                names = replace(names, study=another_name(run.path))
+                source, driver = driver, driver_of(wired, run.path, names, listener, pool)
+                driver.take_over(source, Judged(wired.constraints, driver.dense_metrics), lease)
+            if config != before or run.config.get("format", 1) != FORMAT:
+                write_config(run.path, wired, names)
+            driver.run(total, lease)
     return Run.open(path)
 
 

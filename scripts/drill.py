@@ -72,6 +72,7 @@ class Drill:
     folder: Path
     search: Sequence[str]
     rng: random.Random
+    pause: float = 12.0
     driver: subprocess.Popen[bytes] | None = None
     kills: list[Kill] = field(default_factory=list)
     finished: dict[int, Record] = field(default_factory=dict)
@@ -131,7 +132,7 @@ class Drill:
         assert self.driver is not None
         if victim == "driver":
             return [self.driver.pid]
-        listed = subprocess.run(["ps", "-eo", "pid=,sid=,args="], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(["ps", "-wweo", "pid=,sid=,args="], capture_output=True, text=True, check=True).stdout
         rows = [line.split(None, 2) for line in listed.splitlines()]
         name = "ray::Worker" if victim == "worker" else f"/{victim} "
         return [int(pid) for pid, session, args in rows if session == str(self.driver.pid) and name in f"{args} "]
@@ -161,7 +162,7 @@ def disturbed(drill: Drill, victims: Sequence[str], restart: str | None, after: 
         raise RunError("the search did not start")
     while len(drill.kills) < len(victims):
         # Some kills come while a driver starts, most while trials run.
-        wait(lambda: not drill.is_running(), drill.rng.uniform(0.0, 12.0))
+        wait(lambda: not drill.is_running(), drill.rng.uniform(0.0, drill.pause))
         victim = victims[len(drill.kills)]
         if not drill.is_running():
             drill.go_on()
@@ -218,7 +219,7 @@ def checked(drill: Drill) -> dict[str, int | bool]:
         [(record.number, record.vector) for record in front_of(some, wired.objectives, "short")]
         for some in ([record for record in complete if record.state == "complete"], again)
     ]
-    left = subprocess.run(["ps", "-eo", "sid=,args="], capture_output=True, text=True, check=True).stdout.splitlines()
+    left = subprocess.run(["ps", "-wweo", "sid=,args="], capture_output=True, text=True, check=True).stdout.splitlines()
     ours = str(drill.driver.pid) if drill.driver else ""
     return {
         "finished trials lost or changed": len(drill.wrong),
@@ -238,6 +239,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--task", default="digits")
     parser.add_argument("--after", type=int, default=10, help="trials that follow the last kill")
+    parser.add_argument("--pause", type=float, default=12.0, help="seconds between two kills at most")
     parser.add_argument("--short-steps", type=int, default=10)
     parser.add_argument("--victims", nargs="+", choices=[*VICTIMS, "storage"], default=list(VICTIMS))
     parser.add_argument("--in-turn", action="store_true", help="the victims one after another, not at random")
@@ -255,7 +257,7 @@ def main() -> int:
         rng = random.Random(args.seed)
         turns = [args.victims[place % len(args.victims)] for place in range(args.kills)]
         victims = turns if args.in_turn else rng.choices(args.victims, k=args.kills)
-        drill = Drill(folder, search, rng)
+        drill = Drill(folder, search, rng, args.pause)
         try:
             disturbed(drill, victims, args.restart, args.after)
             found = checked(drill)

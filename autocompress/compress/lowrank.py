@@ -7,6 +7,7 @@ Lebedev et al. 2015, "Speeding-up Convolutional Neural Networks Using Fine-tuned
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import tensorly
@@ -106,7 +107,9 @@ def _tucker(layer: Any, ranks: tuple[int, ...], weights: bool) -> list[tuple[str
     core = _conv(layer, rank_in, rank_out, tuple(layer.kernel_size), False, **_placement(layer))
     expand = _conv(layer, rank_out, outputs, ones, layer.bias is not None)
     if weights:
-        with tensorly.backend_context("pytorch"):
+        with tensorly.backend_context("pytorch"), warnings.catch_warnings():
+            # More channels than the others times the kernel have no more directions; the library says so each time.
+            warnings.filterwarnings("ignore", "Trying to compute SVD", UserWarning)
             (middle, (left, right)), _ = partial_tucker(
                 layer.weight.detach().double(), rank=[rank_out, rank_in], modes=[0, 1], init="svd", n_iter_max=20
             )

@@ -87,7 +87,7 @@ def call_crew(workers: Workers, gpus: float) -> Crew:
 def _called(threads: int, gpus: float) -> Any:
     # Two at a time: the job, and the question how far it is.
     options = ray.remote(Worker).options(num_cpus=threads, num_gpus=gpus, max_concurrency=2, max_restarts=0)
-    return options.remote(sys.path, threads)
+    return options.remote(threads)
 
 
 class RayWorkers:
@@ -199,16 +199,18 @@ class RayWorkers:
     def _hire(self, actor: Any = None) -> None:
         """Gives the task to an actor, a new one if there is none."""
         actor = actor or _called(self._asked.threads, self._gpus)
-        self._coming[actor.take.remote([self._shared])] = actor
+        self._coming[actor.take.remote(sys.path, [self._shared])] = actor
 
     def _welcome(self, arrival: Any) -> None:
         """A worker is there, or will never be."""
         actor = self._coming.pop(arrival)
         try:
             place: str = ray.get(arrival)
+        except ray.exceptions.RayTaskError as error:
+            raise RunError(f"a worker cannot take the task: {last_line(error)}; use --workers 1") from error
         except ray.exceptions.RayActorError as error:
             if error.actor_init_failed:
-                raise RunError(f"a worker cannot take the task: {last_line(error)}; use --workers 1") from error
+                raise RunError(f"a worker cannot begin: {last_line(error)}; use --workers 1") from error
             LOG.error("a worker was lost before it had begun: %s", error)
             time.sleep(_STARTING_BACK_OFF_S)
             self._hire()

@@ -132,6 +132,17 @@ def holder_of(folder: Path) -> Holder | None:
         return None
 
 
+def refuse_driven(folder: Path) -> None:
+    """Refuses a run that another process of this machine drives, before anything is made ready; `held` decides.
+
+    Raises:
+        InputError: says who drives it.
+    """
+    # What cannot be opened `held` will say.
+    with contextlib.suppress(OSError), (folder / LOCK).open("r+") as file:
+        _lock(file, folder)
+
+
 @contextmanager
 def held(folder: Path, beat_s: float = BEAT_S) -> Iterator[Lease]:
     """Holds the lease of a run folder, which is made if it is missing.

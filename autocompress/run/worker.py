@@ -37,28 +37,28 @@ class Answer:
 class Worker:
     """Lives in a process of its own; one thread works while another tells how far it is."""
 
-    def __init__(self, paths: list[str], threads: int) -> None:
+    def __init__(self, threads: int) -> None:
         """Gets ready to take a task, which takes seconds.
 
         Args:
-            paths: Where modules are looked for beside the usual places.
             threads: That a job may use.
         """
-        # What the task is made of may lie where only the driver was told to look.
-        sys.path.extend(path for path in paths if path not in sys.path)
         self._shared: Shared | None = None
         self._threads = threads
         self._progress = (0, 1)
 
-    def take(self, sent: list[Any]) -> str:
+    def take(self, paths: list[str], sent: list[Any]) -> str:
         """Takes what all jobs need.
 
         Args:
+            paths: Where modules are looked for beside the usual places.
             sent: One reference to the `Shared` of the run.
 
         Returns:
             The machine it is on.
         """
+        # What the task is made of may lie where only the driver was told to look.
+        sys.path.extend(path for path in paths if path not in sys.path)
         self._shared = ray.get(sent[0])
         return socket.gethostname()
 

@@ -47,7 +47,7 @@ def gone(path: Path) -> None:
 
 
 def a_folder(path: Path) -> None:
-    path.unlink()
+    path.unlink(missing_ok=True)
     path.mkdir()
 
 

@@ -17,7 +17,8 @@ KILLS = 4
 
 def test_a_short_drill(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    options = ["--task", "tests.run.tiny:tiny_task", "--short-steps", "60", "--in-turn", "--after", "3"]
+    options = ["--task", "tests.run.tiny:tiny_task", "--short-steps", "500", "--in-turn", "--after", "3"]
+    options += ["--pause", "2"]
     command = [sys.executable, str(ROOT / "scripts" / "drill.py"), "--kills", str(KILLS), *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr

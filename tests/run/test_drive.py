@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 import torch.nn.functional as F
 
-from autocompress.config import search
+from autocompress.config import resume, search
 from autocompress.errors import InputError
 from autocompress.run import drive, jobs, settings
 from autocompress.run.settings import SearchConfig
+from autocompress.run.show import status_of
 from autocompress.tasks import Task
 from tests.run.tiny import RULES, Told, tiny_task
 
@@ -73,3 +75,37 @@ def test_workers_and_one_process_end_in_the_same_files(tmp_path: Path) -> None:
         assert run.config["resolved"]["workers"] == workers
         made[workers] = {(point["id"], (run.artifact(point["id"]) / "model.onnx").read_bytes()) for point in run.points}
     assert made[1] == made[2]
+
+
+PARTS = """
+class Scaled:
+    def __call__(self, outputs, targets):
+        import torch.nn.functional as F
+        return F.cross_entropy(outputs, targets)
+"""
+TASK = """
+from dataclasses import replace
+
+import parts_of_mine
+from tests.run.tiny import tiny_task
+
+def build():
+    return replace(tiny_task(), loss=parts_of_mine.Scaled())
+"""
+
+
+def test_a_task_of_several_files_goes_on_with_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are called before the task is loaded, and find what lies beside its file all the same."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "parts_of_mine.py").write_text(PARTS)
+    (tmp_path / "task_of_mine.py").write_text(TASK)
+    (tmp_path / "space.yaml").write_text("name: tiny\nrules:\n  - {op: quantize, w_bits: [8, 4]}\n")
+    task, space = f"{tmp_path / 'task_of_mine.py'}:build", str(tmp_path / "space.yaml")
+    config = SearchConfig(short_steps=1, final_epochs=0, final_points=1, controller="random", workers=1)
+    run = search(task, space=space, budget=2, output=tmp_path / "run", config=config)
+    # As in the process of a later `resume`.
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(tmp_path)])
+    for module in ("parts_of_mine", "task_of_mine"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    resumed = resume(run.path, "+2", workers=2)
+    assert status_of(resumed)["trials"] == {"complete": 4}
