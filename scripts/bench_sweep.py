@@ -2,20 +2,25 @@
 
 The real loop, study and workers on a Ray of this machine; only the trials themselves are replaced by a pause of known
 length and results at random. Prints trials a second, the time over the ideal, the driver's memory and how long the
-journal is, with the machine, versions and seed. `--address` joins a cluster instead.
+journal is, with the machine, versions and seed. `--address` joins a cluster instead. With `--virtual` there are no
+workers at all, and any number of them: the time of trials is counted and not spent, that of the driver is its own, so
+that it is seen when one driver is too slow for them.
 
     python scripts/bench_sweep.py --trials 1000 --seconds 1       # how far from the ideal time
     python scripts/bench_sweep.py --trials 1000 --seconds 0.1     # trials a second
     python scripts/bench_sweep.py --trials 10000 --seconds 0      # the memory of the driver
+    python scripts/bench_sweep.py --trials 10000 --seconds 60 --workers 200 --virtual
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
+import itertools
 import resource
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -52,7 +57,7 @@ class PauseJob:
     job: TrialJob
     seconds: float
 
-    def __call__(self, shared: Shared, progress: Progress) -> Record:
+    def __call__(self, shared: Shared | None, progress: Progress) -> Record:
         """Pauses."""
         time.sleep(self.seconds)
         strength = float(np.mean(self.job.vector))
@@ -97,6 +102,49 @@ class Pausing:
         self.inner.stop()
 
 
+@dataclass
+class Virtual:
+    """Workers on a clock of their own, which what the driver really takes moves on, and waiting for a trial too.
+
+    Attributes:
+        now: Seconds since the beginning, on that clock.
+    """
+
+    workers: int
+    seconds: float
+    now: float = 0.0
+    _since: float = field(default_factory=time.perf_counter)
+    _ends: list[tuple[float, int, str, PauseJob]] = field(default_factory=list)
+    _count: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def busy(self) -> int:
+        """How many trials are under way."""
+        return len(self._ends)
+
+    def start(self, key: str, job: Job) -> None:
+        """A worker is given a trial."""
+        assert isinstance(job, TrialJob)
+        self._move()
+        heapq.heappush(self._ends, (self.now + self.seconds, next(self._count), key, PauseJob(job, 0.0)))
+
+    def next(self, shown: Shown | None = None) -> Done:
+        """The trial that ends first."""
+        self._move()
+        end, _, key, job = heapq.heappop(self._ends)
+        self.now = max(self.now, end)
+        record = job(None, lambda done, total: None)
+        self._since = time.perf_counter()
+        return Done(key, replace(record, seconds={"train": self.seconds}))
+
+    def stop(self) -> None:
+        """Nothing to stop."""
+
+    def _move(self) -> None:
+        now = time.perf_counter()
+        self.now, self._since = self.now + now - self._since, now
+
+
 class NoPlans:
     """The controller alone asks."""
 
@@ -129,11 +177,15 @@ def resident_mb() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-def swept(context: Context, space: Space, args: argparse.Namespace, folder: Path) -> tuple[Watched, float]:
-    """Runs the trials; returns when each ended, and when the first one began."""
+def swept(context: Context, space: Space, args: argparse.Namespace, folder: Path) -> tuple[Watched, float, float]:
+    """Runs the trials; returns when each ended, when the first one began, and the seconds in all."""
     watched = Watched(args.trials)
     shared = Shared(context, space)
-    executor = Pausing(make_executor(shared, Workers(args.workers, 1, True, args.address)), args.seconds)
+    executor: Pausing | Virtual
+    if args.virtual:
+        executor = Virtual(args.workers, args.seconds)
+    else:
+        executor = Pausing(make_executor(shared, Workers(args.workers, 1, True, args.address)), args.seconds)
     trials = Trials(
         study=Study(folder, space, OBJECTIVES),
         space=space,
@@ -150,12 +202,14 @@ def swept(context: Context, space: Space, args: argparse.Namespace, folder: Path
     )
     try:
         # Workers take seconds to start, once; that is not what a sweep costs for each trial.
-        start_all(executor.inner)
+        if isinstance(executor, Pausing):
+            start_all(executor.inner)
         began = time.perf_counter()
         assert run_trials(trials, Budget(trials=args.trials))
     finally:
         executor.stop()
-    return watched, began
+    taken = executor.now if isinstance(executor, Virtual) else watched.seconds[-1] - began
+    return watched, began, taken
 
 
 @dataclass(frozen=True)
@@ -182,14 +236,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="that a trial takes")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--controller", default="random")
+    parser.add_argument("--virtual", action="store_true", help="the time of trials is counted, not spent")
     parser.add_argument("--address", help="of a Ray cluster; one of this machine's own without")
     args = parser.parse_args()
     torch.set_num_threads(1)
     wired = wire(SearchConfig(task="digits", target="jetson-nano", space="joint"))
     with TemporaryDirectory() as name:
-        watched, began = swept(wired.context, wired.space, args, Path(name))
+        watched, began, taken = swept(wired.context, wired.space, args, Path(name))
         journal_mb = (Path(name) / JOURNAL).stat().st_size / 1e6
-    taken = watched.seconds[-1] - began
     ideal = args.trials * args.seconds / args.workers
     over = f"{100 * (taken / ideal - 1):.1f} %" if ideal else ""
     memory = f"{watched.megabytes[0]:.0f} to {watched.megabytes[-1]:.0f} MB"
@@ -201,8 +255,10 @@ def main() -> None:
         f"| {args.controller} | {args.trials} | {args.seconds:g} s | {args.workers} | {taken:.1f} s | {over} "
         f"| {args.trials / taken:.1f} | {memory} | {journal_mb:.1f} MB |"
     )
-    halves = [watched.seconds[len(watched.seconds) // 2 - 1] - began, taken]
-    print(f"\nFirst half {halves[0]:.1f} s, second {halves[1] - halves[0]:.1f} s. {cpu_model()}, seed {SEED}; ", end="")
+    half, end = (watched.seconds[place] - began for place in (len(watched.seconds) // 2 - 1, -1))
+    print(
+        f"\nHere the first half took {half:.1f} s, the second {end - half:.1f} s. {cpu_model()}, seed {SEED}; ", end=""
+    )
     print(", ".join(f"{name} {value}" for name, value in versions().items()) + ".")
 
 
