@@ -93,6 +93,8 @@ def _called(threads: int, gpus: float) -> Any:
 class RayWorkers:
     """Jobs on Ray actors; a job whose worker dies is tried again on another, three times in all.
 
+    A Ray that dies takes all workers with it, and is no job's fault.
+
     A worker that is lost is replaced where the cluster has room; while it has none, the others do its jobs.
     """
 
@@ -119,6 +121,8 @@ class RayWorkers:
         self._running: dict[Any, _Running] = {}
         self._done: deque[Done] = deque()
         self._alone_since: float | None = None
+        # How often Ray was lost since a job ended.
+        self._losses = 0
         self._begin(workers.crew)
 
     @property
@@ -190,8 +194,13 @@ class RayWorkers:
         # Half of a Ray waits seconds for the other half before it ends.
         kill(self._vital)
         ray.shutdown()
+        self._losses += 1
         for task in reversed(lost):
-            self._try_again(task, "Ray was lost")
+            # All that ran is lost, so that none of it is to blame; unless nothing ends any more between two losses.
+            if self._losses < _TRIES:
+                self._waiting.appendleft(task)
+            else:
+                self._try_again(task, "Ray was lost")
         self._begin()
 
     # --- workers ---------------------------------------------------------------------------------------------------
@@ -251,6 +260,7 @@ class RayWorkers:
         except ray.exceptions.RayError as error:
             self._done.append(Done(key, None, last_line(error)))
         else:
+            self._losses = 0
             for level, message in answer.logged:
                 LOG.log(level, "%s", message)
             if answer.disk is not None:

@@ -237,6 +237,42 @@ def test_a_job_that_kills_three_workers_is_given_up_and_the_others_go_on(workers
     assert sorted(results) == [2, 4]
 
 
+KILLS_RAY_TWICE = (
+    KILLS_RAY[: KILLS_RAY.index("jobs = ")]
+    + """
+def kill_worker():
+    listed = subprocess.run(["ps", "-wweo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    children = {pid for pid, parent, _ in rows if parent == str(os.getpid())}
+    found = [pid for pid, parent, args in rows if parent in children and args.startswith("ray::Worker.run")]
+    os.kill(int(found[0]), signal.SIGKILL)
+
+import threading, time
+def kills():
+    # Each while the one job runs, which has begun again by then.
+    for victim in (kill, kill_worker, kill, kill_worker):
+        while not executor._running:
+            time.sleep(0.1)
+        time.sleep(2.0)
+        victim()
+        while executor._running:
+            time.sleep(0.1)
+threading.Thread(target=kills, daemon=True).start()
+executor.start("slow", Slow(8.0))
+print(executor.next().error)
+executor.stop()
+"""
+)
+
+
+def test_a_ray_that_is_lost_is_no_fault_of_what_ran() -> None:
+    """Twice Ray and twice its worker are lost: of three tries of its own one is left."""
+    folder = Path(__file__).parents[2]
+    command = [sys.executable, "-c", KILLS_RAY_TWICE, "gcs_server"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["None"]), done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("process", ["gcs_server", "raylet"])
 def test_a_ray_of_its_own_that_is_killed_is_started_again(process: str) -> None:
     """In a process of its own, which has no Ray that others use."""
