@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autocompress.core.fusion import Fusion
-from autocompress.core.kernel import Kernel
+from autocompress.core.kernel import BYTES_PER_ELEMENT, Kernel
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,13 @@ class Profile:
             if precision.dtype == dtype:
                 return precision.runs_as
         return self.default_precision
+
+    def runs_in(self, dtype: str, built_for: str) -> str:
+        """The same in an engine that was built for a precision: nobody falls back to fp16 in one for fp32."""
+        engine, found = self.runs_as(built_for), self.runs_as(dtype)
+        if dtype == "fp32":
+            return engine
+        return found if found == dtype else max(found, engine, key=BYTES_PER_ELEMENT.__getitem__)
 
 
 @dataclass(frozen=True)

@@ -361,7 +361,10 @@ def _some(names: Sequence[str], count: int = 4) -> str:
 def _precision_notes(data: ReportData) -> list[tuple[str, str]]:
     """What the device does with every precision that it does not have."""
     return [
-        (f"{each.dtype} runs as {each.runs_as} here: smaller, not faster.", each.source)
+        (
+            f"{each.dtype} runs as {data.target.runs_in(each.dtype, data.precision)} here: smaller, not faster.",
+            each.source,
+        )
         for each in data.target.precisions
         if not each.native and each.runs_as != each.dtype
     ]

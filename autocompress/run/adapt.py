@@ -20,7 +20,7 @@ def adapt_rules(rules: SpaceRules, profile: Profile) -> tuple[SpaceRules, tuple[
     if profile.runs_as("int8") != "int8":
         note = (
             f"{profile.title} has no int8 arithmetic: weights are stored in few bits (smaller, not faster) and "
-            f"activations stay in {profile.runs_as('int8')}"
+            f"activations stay in {profile.runs_in('int8', profile.default_precision)}"
         )
     elif profile.runtime.startswith("tensorrt"):
         note = (

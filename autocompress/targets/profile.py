@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 
 from autocompress.core.digest import short_digest
 from autocompress.core.fusion import Fusion, Step
-from autocompress.core.kernel import BYTES_PER_ELEMENT, DTYPES, Kernel
+from autocompress.core.kernel import DTYPES, Kernel
 from autocompress.core.shipped import shipped_dir
 from autocompress.core.target import KernelEstimate, LatencyEstimate, Profile
 from autocompress.errors import InputError, nearest
@@ -160,7 +160,7 @@ class Target:
         for dtype in asked:
             if dtype not in DTYPES:
                 raise InputError(f"precision is {dtype!r}; {nearest(dtype, DTYPES)}")
-        runs_as = {dtype: self._runs_as(dtype, precision) for dtype in asked}
+        runs_as = {dtype: self.profile.runs_in(dtype, precision) for dtype in asked}
         found = [self._estimate(kernel, runs_as[kernel.dtype]) for kernel in kernels]
         summed = self._summed([estimate for estimate, _ in found], precision)
         if any(converted for _, converted in found):
@@ -187,14 +187,7 @@ class Target:
 
     def dtype_of(self, kernel: Kernel, precision: str) -> str:
         """What a kernel really computes in; kernels that nobody quantized run in `precision`."""
-        return self._runs_as(kernel.dtype, precision)
-
-    def _runs_as(self, dtype: str, precision: str) -> str:
-        """What falls back does so to what the engine was built for: in fp32 nothing runs in fp16."""
-        built_for, found = self.profile.runs_as(precision), self.profile.runs_as(dtype)
-        if dtype == "fp32":
-            return built_for
-        return found if found == dtype else max(found, built_for, key=BYTES_PER_ELEMENT.__getitem__)
+        return self.profile.runs_in(kernel.dtype, precision)
 
     def _estimate(self, kernel: Kernel, dtype: str) -> tuple[KernelEstimate, bool]:
         """The estimate of a kernel, and whether it is converted to another dtype; plans share most kernels."""
