@@ -226,12 +226,12 @@ def explain(
     json_: Json = False,
 ) -> None:
     """Why a point is as it is: what each choice loses and saves, what a looser limit would buy, what was left alone."""
-    from autocompress import config as wiring
+    from autocompress import answers
     from autocompress.run.explained import explanation_tables
     from autocompress.run.progress import Terminal
 
     with Terminal() as listener:
-        data = wiring.explain_point(run, point, listener)
+        data = answers.explain_point(run, point, listener)
     print_result(data, json_, explanation_tables(data))
 
 
@@ -296,10 +296,10 @@ def estimate(
     json_: Json = False,
 ) -> None:
     """Predict size, latency, MACs and memory of a model or a plan, without running it."""
-    from autocompress import config as wiring
+    from autocompress import answers
     from autocompress.run.show import estimate_table
 
-    data = wiring.estimate(task, target, plan, precision)
+    data = answers.estimate(task, target, plan, precision)
     print_result(data, json_, estimate_table(data))
 
 
@@ -315,7 +315,7 @@ def sensitivity(
     json_: Json = False,
 ) -> None:
     """What every option of a space does alone, before any training: where the model can give, and where not."""
-    from autocompress import config as wiring
+    from autocompress import answers
     from autocompress.emit.heat_map import sensitivity_svg
     from autocompress.run.progress import Terminal
     from autocompress.run.settings import SearchConfig
@@ -323,7 +323,7 @@ def sensitivity(
 
     config = SearchConfig(task=task, target=target, space=space, seed=seed, workers=workers)
     with Terminal() as listener:
-        data = wiring.sensitivity(config, table, listener)
+        data = answers.sensitivity(config, table, listener)
     if plot is not None:
         plot.write_text(sensitivity_svg(data), encoding="utf-8")
     print_result(data, json_, sensitivity_table(data))
@@ -338,12 +338,12 @@ def space_show(
     json_: Json = False,
 ) -> None:
     """Decisions, number of plans, and what the space reaches for a task and target."""
-    from autocompress import config as wiring
+    from autocompress import answers
     from autocompress.run.settings import SearchConfig
     from autocompress.run.show import space_table
 
     config = SearchConfig(task=task, target=target, space=space, constraints=tuple(constraint or ()))
-    data = wiring.describe_space(config)
+    data = answers.describe_space(config)
     print_result(data, json_, space_table(data))
     if not all(check["can_be_met"] for check in data["constraints"]):
         raise typer.Exit(1)

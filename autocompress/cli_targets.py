@@ -85,7 +85,7 @@ def targets_measure(
     json_: Json = False,
 ) -> None:
     """Measure the kernels that a search may meet on the device, and fit its law again; run it again to go on."""
-    from autocompress import config as wiring
+    from autocompress import answers
     from autocompress.run.progress import Terminal
     from autocompress.run.settings import SearchConfig
 
@@ -93,7 +93,7 @@ def targets_measure(
         raise InputError(f"--limit is {limit}; allowed: 1 or more")
     config = SearchConfig(task=task, target=name, space=space)
     with Terminal() as listener:
-        data = wiring.measure_target(config, on, output, limit, repeats, threads, listener)
+        data = answers.measure_target(config, on, output, limit, repeats, threads, listener)
     print_result(data, json_, _measured_table(data))
 
 

@@ -1,4 +1,4 @@
-"""What can be done with a run and with what one is made of: all that the command line calls."""
+"""Runs: begun, gone on with, forked; and the file that says what they are decided by."""
 
 from __future__ import annotations
 
@@ -6,33 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from autocompress.core.constraint import Budget, parse_budget
 from autocompress.core.files import write_whole
 from autocompress.core.metric import Metric
-from autocompress.core.plan import Plan
 from autocompress.core.rules import SpaceRules
-from autocompress.core.shipped import cache_folder
-from autocompress.core.strict_yaml import read_yaml
-from autocompress.errors import InputError, UnsupportedError
-from autocompress.proxy.context import Context, Effort
-from autocompress.proxy.cost import cost_of_plan
+from autocompress.errors import InputError
 from autocompress.run.carry import Convert, Judged, Scored
 from autocompress.run.disk import going_on_later
 from autocompress.run.drive import Driver, Settings
-from autocompress.run.effects import effect_rows, effects_by
 from autocompress.run.environment import versions
-from autocompress.run.executors import InProcess, Workers, called_early, workers_of
-from autocompress.run.folder import CONFIG, FORMAT, SENSITIVITY, Names, Run
-from autocompress.run.jobs import Shared
+from autocompress.run.executors import Workers, called_early
+from autocompress.run.folder import CONFIG, FORMAT, Names, Run
 from autocompress.run.lease import held, refuse_driven
-from autocompress.run.measure import Bench, measure_here, measure_space
 from autocompress.run.places import place_of, try_place
 from autocompress.run.progress import Silent
-from autocompress.run.reach import reach
 from autocompress.run.settings import (
     DEFAULT_OBJECTIVES,
     SearchConfig,
@@ -45,11 +35,8 @@ from autocompress.run.settings import (
 from autocompress.run.storage import check_storage
 from autocompress.run.study import another_name, new_names
 from autocompress.run.trials import Listener
-from autocompress.search.explain import explain, plain
-from autocompress.targets.own import own_folder
 from autocompress.targets.profile import Target, load_target
-from autocompress.targets.remote import parse_where
-from autocompress.tasks import Task, check_task, load_task
+from autocompress.tasks import Task
 from autocompress.wired import Wired, check_unchanged, digests, wire
 
 
@@ -327,142 +314,3 @@ def write_config(folder: Path, wired: Wired, names: Names) -> None:
         **({} if names.forked_from is None else {"forked_from": names.forked_from}),
     }
     write_whole(folder / CONFIG, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
-
-
-def sensitivity(config: SearchConfig, table: Path | None = None, listener: Listener | None = None) -> dict[str, Any]:
-    """What every option of a space does alone to the outputs and costs of a task's model; no trial is spent.
-
-    Args:
-        config: Task, target, space, precision and seed; the rest is not used.
-        table: The file that keeps what was measured; by default one in the cache folder.
-        listener: Is told of the progress.
-
-    Raises:
-        InputError: something is wrong with the input.
-    """
-    wired, listener = wire(config), listener or Silent()
-    shared = Shared(wired.context, wired.space)
-    file = table or cache_folder() / f"sensitivity-{shared.meter.digest}.jsonl"
-    with workers_of(shared, config.worker_pool, listener.say) as executor:
-        effects = effects_by(executor, shared, file)
-        found = effects.of_options(lambda done, total: listener.step("options measured", done, total))
-    return {"task": config.task, "target": config.target, "table": str(file), **effect_rows(wired.space, found)}
-
-
-def explain_point(path: str | Path, point: str, listener: Listener | None = None) -> dict[str, Any]:
-    """Why a point of a run is as it is: its choices, what a looser limit would buy, and what was left alone.
-
-    Args:
-        path: The run folder.
-        point: The name of an artifact, such as `t036`.
-        listener: Is told of the progress, where options have to be measured.
-
-    Raises:
-        InputError: not a run, no such artifact, the run is being driven, or its task, model or data changed since.
-    """
-    run, listener = Run.open(path), listener or Silent()
-    plan = read_plan(run.artifact(point) / "plan.yaml")
-    config = read_config(run)
-    wired = wire(config)
-    check_unchanged(run, wired)
-    shared = Shared(wired.context, wired.space)
-    with held(run.path):
-        effects = effects_by(InProcess(shared), shared, run.path / SENSITIVITY)
-        options = effects.of_options(lambda done, total: listener.step("options measured", done, total))
-        found = explain(effects, options, wired.space.encode(plan), wired.context.dense.info.blocks)
-    untouched = [
-        {"layer": layer.name, "why": layer.frozen_reason}
-        for layer in wired.context.dense.info.layers
-        if layer.frozen_reason is not None
-    ]
-    return {"run": str(run.path), "point": point, **plain(found), "untouched": untouched}
-
-
-def measure_target(
-    config: SearchConfig,
-    on: str,
-    folder: Path | None,
-    limit: int,
-    repeats: int,
-    threads: int,
-    listener: Listener | None = None,
-) -> dict[str, Any]:
-    """Measures the kernels that a search may meet on a real machine, keeps them in a table and fits the law again.
-
-    What is measured is kept kernel by kernel; run again, it goes on with those that are missing. On this machine, where
-    any file can be run, kernels are measured inside of plans of the space instead, see `measure_here`.
-
-    Args:
-        config: Task, target, space and seed; the rest is not used.
-        on: `local` or `ssh://user@host:port`.
-        folder: Of the new target; by default one named like the target, in the working directory.
-        limit: At most so many kernels, the most important first.
-        repeats: Samples of each kernel.
-        threads: Threads within one operator.
-        listener: Is told of the progress.
-
-    Raises:
-        InputError: something is wrong with the input, or the machine cannot be reached.
-        RunError: the machine does not answer as it should.
-    """
-    # With the laws of this machine as they are: what is learnt here is learnt of them.
-    where, wired = parse_where(on), wire(config, target=load_target(config.target).calibrated())
-    if wired.context.target.profile.measured and (where.host is not None or folder is not None or threads != 1):
-        raise InputError(
-            f"target {config.target} is this machine, on one thread: measure it with --on local, without --output; "
-            "a board needs a target of its own, e.g. raspberry-pi-5"
-        )
-    if wired.context.target.profile.measured:
-        return measure_here(wired.context, wired.space, config.target)
-    bench = Bench(where, own_folder(wired.context.target, folder), limit, repeats, threads)
-    return measure_space(wired.context, wired.space, config.target, bench, listener or Silent())
-
-
-def describe_space(config: SearchConfig) -> dict[str, Any]:
-    """Decisions, number of plans and what the space reaches, with the constraints checked by the tables."""
-    wired = wire(config)
-    return reach(wired.space, wired.context, wired.constraints)
-
-
-def estimate(task: str, target: str, plan: Path | None, precision: str | None) -> dict[str, Any]:
-    """Predicted metrics of a plan (of the dense model without one), with the latency kernel by kernel.
-
-    Raises:
-        InputError: an unknown task or target, or a plan that does not fit the model.
-    """
-    loaded = load_target(target)
-    model = load_task(task)
-    check_task(model)
-    context = Context(model, loaded, precision or loaded.profile.default_precision, Effort())
-    wanted = read_plan(plan) if plan is not None else Plan()
-    try:
-        bytes_per_node, notes = context.overhead_bytes_per_node, []
-    except UnsupportedError as error:
-        # What no file can hold still has kernels, and they still have their times.
-        bytes_per_node, notes = 0.0, [f"{error}; the size is that of its weights alone"]
-    cost = cost_of_plan(wanted, context, bytes_per_node)
-    return {
-        "task": task,
-        "target": target,
-        "precision": context.precision,
-        "notes": notes,
-        "metrics": {name: metric.to_dict() for name, metric in cost.metrics.items()},
-        "coverage": dict(cost.latency.coverage),
-        "kernels": [
-            {"kernel": each.kernel.layer, "op": each.kernel.op, "ms": each.ms, "origin": each.origin, "flag": each.flag}
-            for each in cost.latency.layers
-        ],
-    }
-
-
-def read_plan(path: Path) -> Plan:
-    """The plan in a `plan.yaml`.
-
-    Raises:
-        InputError: there is no such file, or it holds no plan.
-    """
-    data, _ = read_yaml(path)
-    try:
-        return Plan.from_dict(data)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None

@@ -13,8 +13,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from autocompress.answers import estimate, read_plan, sensitivity
 from autocompress.cli import app
-from autocompress.config import estimate, read_plan, resume, search, sensitivity, versions, write_config
+from autocompress.config import resume, search, versions, write_config
 from autocompress.core.plan import Plan, Prune, Quantize, Student
 from autocompress.errors import InputError, PlanError
 from autocompress.run.environment import doctor
@@ -229,7 +230,7 @@ def test_a_corrupt_plan_is_named(tmp_path: Path, content: bytes, message: str) -
 
 
 def test_an_estimate_counts_every_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autocompress.config.load_task", lambda name: tiny_task(trained=False))
+    monkeypatch.setattr("autocompress.answers.load_task", lambda name: tiny_task(trained=False))
     file = tmp_path / "plan.yaml"
     file.write_text("groups: {'0': {op: prune, sparsity: 0.5}}")
     dense, pruned = (estimate("tiny", "jetson-nano", plan, None) for plan in (None, file))

@@ -18,7 +18,7 @@ ORDER = (
     ("search",),
     ("run",),
     ("wired",),
-    ("config",),
+    ("answers", "config"),
     ("cli_options",),
     ("cli_targets",),
     ("cli",),
