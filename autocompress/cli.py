@@ -107,7 +107,7 @@ def search(
         target=target,
         space=space,
         budget=budget,
-        objectives=tuple(name.strip() for name in objectives.split(",")),
+        objectives=_listed(objectives),
         constraints=tuple(constraint or ()),
         controller=controller,
         seed=seed,
@@ -169,13 +169,18 @@ def fork(
     from autocompress import config as wiring
     from autocompress.run.progress import Terminal
 
-    names = None if objectives is None else [name.strip() for name in objectives.split(",")]
+    names = None if objectives is None else _listed(objectives)
     with Terminal() as listener:
         result = wiring.fork(
             run, output, target=target, objectives=names, constraints=_named(constraint), budget=budget,
             listener=listener, workers=workers,
         )  # fmt: skip
     _finish(result, json_)
+
+
+def _listed(names: str) -> tuple[str, ...]:
+    """Names with commas between them."""
+    return tuple(name.strip() for name in names.split(","))
 
 
 def _named(constraints: list[str] | None) -> list[str] | None:

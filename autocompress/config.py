@@ -122,10 +122,10 @@ def resume(
     """
     run = Run.open(path)
     before = read_config(run)
-    total = parse_budget(before.budget) if budget is None else _extended(before.budget, budget)
+    total, told = _new_budget(before.budget, budget)
     config = replace(
         before,
-        budget=before.budget if budget is None or total.trials is None else str(total.trials),
+        budget=told,
         constraints=before.constraints if constraints is None else tuple(constraints),
         workers=before.workers if workers is None else workers,
         ray_address=before.ray_address if ray_address is None else ray_address,
@@ -203,14 +203,14 @@ def fork(
     """
     run = Run.open(path)
     before = read_config(run)
-    total = parse_budget(before.budget) if budget is None else _extended(before.budget, budget)
+    total, told = _new_budget(before.budget, budget)
     config = replace(
         before,
         target=before.target if target is None else target,
         precision=before.precision if target in (None, before.target) else None,
         objectives=before.objectives if objectives is None else tuple(objectives),
         constraints=before.constraints if constraints is None else tuple(constraints),
-        budget=before.budget if budget is None or total.trials is None else str(total.trials),
+        budget=told,
         workers=before.workers if workers is None else workers,
     )
     folder = new_folder(output, config)
@@ -250,10 +250,18 @@ def _converted(run: Run, old: Wired, new: Wired) -> Callable[[Mapping[str, Metri
         )
 
     def convert(dense: Mapping[str, Metric]) -> Convert:
-        judged = Judged(new.constraints, dense, same_run=False, same_goals=old.objectives == new.objectives)
+        # What is under way is the other run's; what was stopped for other goals may be worth its training for these.
+        dropped = ("running",) if old.objectives == new.objectives else ("running", "stopped")
+        judged = Judged(new.constraints, dense, dropped)
         return judged if is_same else Scored(old.space, new.space, new.context, judged)
 
     return convert
+
+
+def _new_budget(old: str, new: str | None) -> tuple[Budget, str]:
+    """What a run may spend now, and what its file says: a time is for this stretch alone."""
+    total = parse_budget(old) if new is None else _extended(old, new)
+    return total, old if new is None or total.trials is None else str(total.trials)
 
 
 def _extended(old: str, new: str) -> Budget:

@@ -132,10 +132,15 @@ class Drill:
         assert self.driver is not None
         if victim == "driver":
             return [self.driver.pid]
+        name = "ray::Worker" if victim == "worker" else f"/{victim} "
+        return [process for process, args in self.session() if name in f"{args} "]
+
+    def session(self) -> list[tuple[int, str]]:
+        """Every process of the present driver, itself too, with how it was started."""
+        assert self.driver is not None
         listed = subprocess.run(["ps", "-wweo", "pid=,sid=,args="], capture_output=True, text=True, check=True).stdout
         rows = [line.split(None, 2) for line in listed.splitlines()]
-        name = "ray::Worker" if victim == "worker" else f"/{victim} "
-        return [int(pid) for pid, session, args in rows if session == str(self.driver.pid) and name in f"{args} "]
+        return [(int(process), args) for process, session, args in rows if session == str(self.driver.pid)]
 
     def kill(self, victim: str) -> bool:
         """Kills one of them; False if there is none now."""
@@ -219,14 +224,12 @@ def checked(drill: Drill) -> dict[str, int | bool]:
         [(record.number, record.vector) for record in front_of(some, wired.objectives, "short")]
         for some in ([record for record in complete if record.state == "complete"], again)
     ]
-    left = subprocess.run(["ps", "-wweo", "sid=,args="], capture_output=True, text=True, check=True).stdout.splitlines()
-    ours = str(drill.driver.pid) if drill.driver else ""
     return {
         "finished trials lost or changed": len(drill.wrong),
         "plans that finished twice": len(twice),
         "trials without an owner": sum(record.state == "running" for record in records),
         "failed trials": sum(record.state == "failed" for record in records),
-        "processes left": sum(line.split()[0] == ours and "Agent" not in line for line in left),
+        "processes left": sum("Agent" not in args for _, args in drill.session()),
         "plans with other numbers in one process": differ,
         "front as in one process": fronts[0] == fronts[1],
     }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 
 def write_whole(path: Path, content: str | bytes, *, lasting: bool = True) -> None:
@@ -34,6 +37,23 @@ def write_whole(path: Path, content: str | bytes, *, lasting: bool = True) -> No
         # On a disk that is full what is half written takes the room of what is needed.
         _removed(part)
         raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Gives a folder to fill, which takes the place of another one at the end; if anything is raised, nothing changes.
+
+    Args:
+        folder: Where it will be; what was there is removed. Until then it lies beside it, hidden.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        new, old = Path(temporary, "new"), Path(temporary, "old")
+        new.mkdir()
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import safetensors.torch
@@ -23,7 +22,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 
 from autocompress.compress.quantizer import ActivationQuantizer
-from autocompress.core.files import write_whole
+from autocompress.core.files import whole_folder, write_whole
 from autocompress.core.metric import Metrics
 from autocompress.core.plan import Plan
 from autocompress.core.target import Profile
@@ -96,10 +95,7 @@ def write_artifact(
         UnsupportedError: the model cannot be written in one of the formats.
     """
     check_artifact_id(folder.name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        new, old = Path(temporary, "new"), Path(temporary, "old")
-        new.mkdir()
+    with whole_folder(folder) as new:
         exported = export_onnx(module, example_inputs, new / ONNX_FILE, opset=opset, half=half)
         stored = save_model(module)
         (new / MODEL_FILE).write_bytes(stored)
@@ -108,9 +104,6 @@ def write_artifact(
         text = yaml.safe_dump(plan.to_dict(), sort_keys=False, allow_unicode=True)
         (new / PLAN_FILE).write_text(_PLAN_HEADER + text, encoding="utf-8")
         sizes = {path.name: path.stat().st_size for path in sorted(new.iterdir())}
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
     return Written(sizes, exported.input_names, exported.output_names)
 
 

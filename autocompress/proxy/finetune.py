@@ -114,10 +114,8 @@ def _train(
     generator = torch.Generator().manual_seed(training.seed)
     torch.manual_seed(training.seed)
     half = (training.steps + 1) // 2
-    keeper, under_way = (
-        Keeper(rungs, half, halfway is not None),
-        UnderWay(model, optimiser, schedule, generator, device),
-    )
+    keeper = Keeper(rungs, half, halfway is not None)
+    under_way = UnderWay(model, optimiser, schedule, generator, device)
     try:
         start = keeper.resumed(under_way)
         if halfway is not None and start == half and not halfway(model):

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -171,17 +172,18 @@ class Effects:
             progress: Called with the plans taken and their total.
         """
         rows = _whole(_lines(file, before.digest) or [])
+        is_same = before.digest == self._meter.digest
         for done, (name, effect) in enumerate(rows):
-            try:
+            with suppress(PlanError):
                 vector = self.space.encode(before.space.decode([int(place) for place in name.split(",")]))
-            except PlanError:
-                continue
-            costs = self._meter.costs(vector)
-            # What has no costs here was not to be applied there either.
-            found = None if effect is None or costs is None else Effect(effect.loss, costs)
-            self._keep(vector, found)
+                self._keep(vector, effect if is_same or effect is None else self._priced(vector, effect.loss))
             if progress is not None:
                 progress(done + 1, len(rows))
+
+    def _priced(self, vector: Vector, loss: float) -> Effect | None:
+        """A loss with the costs of its plan, None if it cannot be applied here."""
+        costs = self._meter.costs(vector)
+        return None if costs is None else Effect(loss, costs)
 
     def _keep(self, vector: Vector, effect: Effect | None) -> None:
         self._known[_name(vector)] = effect

@@ -7,7 +7,7 @@ and are read anew.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from autocompress.run.weights import checkpoint_path
 from autocompress.search.record import Record
 
 Convert = Callable[[Record], Record | None]
-ACCURACY = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -69,19 +68,16 @@ class Judged:
 
     Attributes:
         dense: Metrics of the dense model that constraints are relative to.
-        same_run: False in a new run, for which what is under way in the other one does not count.
-        same_goals: False where others are to be improved: what was stopped for the old ones may be worth its training.
+        dropped: States of trials that mean nothing there.
     """
 
     constraints: Sequence[Constraint]
     dense: Mapping[str, Metric]
-    same_run: bool = True
-    same_goals: bool = True
+    dropped: Collection[str] = ()
 
     def __call__(self, record: Record) -> Record | None:
         """What breaks a limit says so; what was refused and is now allowed is to be tried."""
-        dropped = (record.state == "running" and not self.same_run, record.state == "stopped" and not self.same_goals)
-        if any(dropped):
+        if record.state in self.dropped:
             return None
         if record.state not in ("complete", "infeasible"):
             return record
@@ -114,7 +110,7 @@ class Scored:
         except PlanError:
             return None
         costs = cost_of_plan(plan, self.context).metrics
-        metrics = {ACCURACY: record.metrics[ACCURACY], **costs}
+        metrics = {"accuracy": record.metrics["accuracy"], **costs}
         return self.judged(replace(record, vector=vector, metrics=metrics))
 
 

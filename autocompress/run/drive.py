@@ -46,7 +46,7 @@ from autocompress.run.journal import JOURNAL, repair
 from autocompress.run.lease import Lease
 from autocompress.run.places import Place
 from autocompress.run.reach import dense_cost, least_costs
-from autocompress.run.report_input import Times, report_input, work_seconds
+from autocompress.run.report_input import Times, busy_share, report_input
 from autocompress.run.study import Study
 from autocompress.run.trials import Listener, PlanSource, Trials, run_trials
 from autocompress.run.weights import drop_rungs
@@ -153,10 +153,11 @@ class Driver:
             dense = self.dense_metrics
             self.listener.begin(self.objectives, study.records())
             self.listener.say(f"searching {self.space.size:.2g} plans; the run is in {self.folder}")
-            before_trials, searched = _ended(study.records()), time.monotonic()
+            known, began = _ended(study.records()), time.monotonic()
             ended = run_trials(self.trials(study, dense, executor), budget)
-            searched, records = time.monotonic() - searched, study.records()
-            worked = sum(work_seconds(record) for record in records if record.number not in before_trials)
+            records = study.records()
+            new = [record for record in records if record.number not in known]
+            share = busy_share(new, (time.monotonic() - began) * executor.workers)
             if not ended and _has_trained_front(self.folder):
                 self.listener.say("interrupted: the front of before stays; `resume` goes on")
                 return
@@ -169,7 +170,6 @@ class Driver:
             ]
             front = final_front(points, self.objectives)
             write_front(self.folder / FRONT, self.objectives, baseline, front)
-            share = min(1.0, worked / (searched * executor.workers)) if worked else None
             seconds = time.monotonic() - clock
             times = Times(before or now, now if before else None, seconds, executor.workers, share)
             data = report_input(self, records, baseline, front, points, times)
@@ -197,7 +197,8 @@ class Driver:
         self._repair()
         with closing(source.study()) as before, closing(self.study(lease.check)) as study:
             carried = carry(before, study, convert)
-            copy_weights(source.checkpoints, self.checkpoints, study.records())
+            if source.checkpoints != self.checkpoints:
+                copy_weights(source.checkpoints, self.checkpoints, study.records())
         self.listener.say(carried.told)
 
     def study(self, check: Callable[[], None] = lambda: None) -> Study:

@@ -103,8 +103,8 @@ def emit_point(
     fidelity = "full" if steps else "short"
     rungs = KeptTraining(trained, plan) if trained is not None and left else None
     result = evaluate(plan, fidelity, context, steps=left, start=kept or start(), progress=progress, rungs=rungs)
-    if trained is not None and rungs is not None:
-        save_weights(trained, result)
+    if rungs is not None:
+        save_weights(rungs.weights, result)
         rungs.drop()
     profile = context.target.profile
     path = folder / "model.onnx"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from autocompress.core.constraint import Constraint
-from autocompress.core.files import write_whole
+from autocompress.core.files import whole_folder, write_whole
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
 from autocompress.core.space import Space, Vector
@@ -86,15 +85,9 @@ class SentPoint:
             DiskError: there is no room or no permission.
         """
         folder = artifacts / self.point.id
-        part = folder.with_name(f".{folder.name}.part")
-        with writing(folder):
-            for old in (part, folder):
-                if old.exists():
-                    shutil.rmtree(old)
-            part.mkdir(parents=True)
+        with writing(folder), whole_folder(folder) as new:
             for name, content in self.files.items():
-                write_whole(part / Path(name).name, content)
-            part.replace(folder)
+                write_whole(new / Path(name).name, content)
         return self.point
 
 
@@ -175,7 +168,13 @@ class TrialJob:
     def __call__(self, shared: Shared, progress: Progress) -> Record:
         """Asks the tables, then trains and measures."""
         plan = shared.space.decode(self.vector)
-        start, rungs = time.perf_counter(), KeptTraining(self.checkpoint, plan)
+        rungs = KeptTraining(self.checkpoint, plan)
+        record = self._ended(plan, shared, progress, rungs)
+        rungs.drop()
+        return record
+
+    def _ended(self, plan: Plan, shared: Shared, progress: Progress, rungs: KeptTraining) -> Record:
+        start = time.perf_counter()
         try:
             cost = cost_of_plan(plan, shared.context)
             refusal = refused_by(cost.metrics, self.constraints, self.dense)
@@ -186,16 +185,13 @@ class TrialJob:
             half = _Half(self, cost.metrics, shared.context.task.metric_unit)
             result = evaluate(plan, "short", shared.context, progress=progress, halfway=half.goes_on, rungs=rungs)
             save_weights(self.checkpoint, result)
-            rungs.drop()
         except DiskError:
             # The next trial would come to the same end: nothing is wrong with this one.
             raise
         except StoppedError as error:
-            rungs.drop()
             return half.stopped(str(error), {"tables": tables, "train": time.perf_counter() - start - tables})
         except Exception as error:  # noqa: BLE001  # whatever a trial raises is its result, not the end of the search
             LOG.error("trial %d failed: %s\n%s", self.number, error, traceback.format_exc())
-            rungs.drop()
             return self.failed(one_line(error), time.perf_counter() - start)
         violated = refused_by(result.metrics, self.constraints, self.dense)
         told = ", ".join(f"{name} {metric.value:g}" for name, metric in result.metrics.items())

@@ -18,7 +18,7 @@ from autocompress.proxy.context import Context
 from autocompress.proxy.sensitivity import Effects
 from autocompress.run.finish import Point
 from autocompress.run.folder import SENSITIVITY
-from autocompress.search.record import WAIT, Record, front_of
+from autocompress.search.record import WAIT, Record, front_of, seconds_by_phase
 
 if TYPE_CHECKING:
     from autocompress.run.drive import Driver
@@ -91,7 +91,7 @@ def report_input(
         untouched=_untouched(driver),
         latency={point.id: point.latency for point in (baseline, *front)},
         fidelity_correlations=_correlations(driver, records, points),
-        work=WorkInfo(times.workers, times.busy_share, _seconds_by_phase(records)),
+        work=WorkInfo(times.workers, times.busy_share, seconds_by_phase(record.seconds for record in records)),
     )
 
 
@@ -100,12 +100,10 @@ def work_seconds(record: Record) -> float:
     return sum(taken for phase, taken in record.seconds.items() if phase != WAIT)
 
 
-def _seconds_by_phase(records: Sequence[Record]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for record in records:
-        for phase, taken in record.seconds.items():
-            total[phase] = total.get(phase, 0.0) + taken
-    return total
+def busy_share(records: Sequence[Record], available_s: float) -> float | None:
+    """What part of the time of all workers some trials took; None without any."""
+    worked = sum(map(work_seconds, records))
+    return min(1.0, worked / available_s) if worked else None
 
 
 def _splits(driver: Driver) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from autocompress.run.journal import JOURNAL
 from autocompress.run.lease import holder_of
 from autocompress.run.storage import asked_once, close_storage, open_storage
 from autocompress.run.study import is_replaced, result_of, state_of
+from autocompress.search.record import seconds_by_phase
 
 _NAMES = ("accuracy", "size_bytes", "latency_ms", "macs", "peak_memory_bytes")
 
@@ -56,22 +58,16 @@ def front_table(front: Mapping[str, Any]) -> Table:
 
 def status_of(run: Run) -> dict[str, Any]:
     """Trials by state, who drives the run, what the time went into and what is written so far."""
-    counts: dict[str, int] = {}
-    seconds: dict[str, float] = {}
-    if run.storage is not None or (run.path / JOURNAL).is_file():
-        for trial in _trials_of(run):
-            if not is_replaced(trial):
-                state = state_of(trial)
-                counts[state] = counts.get(state, 0) + 1
-                for phase, taken in result_of(trial).get("seconds", {}).items():
-                    seconds[phase] = seconds.get(phase, 0.0) + taken
+    begun = run.storage is not None or (run.path / JOURNAL).is_file()
+    trials = [trial for trial in _trials_of(run) if not is_replaced(trial)] if begun else []
+    seconds = seconds_by_phase(result_of(trial).get("seconds", {}) for trial in trials)
     finished = (run.path / FRONT).is_file()
     driver = holder_of(run.path)
     return {
         "run": str(run.path),
         "driver": driver.named if driver is not None and not driver.is_gone else None,
         "budget": run.config["search"].get("budget"),
-        "trials": counts,
+        "trials": dict(Counter(map(state_of, trials))),
         "trial_seconds": {phase: round(taken, 1) for phase, taken in seconds.items()},
         "finished": finished,
         "points": len(run.points) if finished else 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autocompress.core.metric import Metric
@@ -44,6 +44,15 @@ class Record:
     error: str | None = None
     notes: tuple[str, ...] = ()
     halfway: float | None = None
+
+
+def seconds_by_phase(trials: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The wall time of many trials together."""
+    total: dict[str, float] = {}
+    for seconds in trials:
+        for phase, taken in seconds.items():
+            total[phase] = total.get(phase, 0.0) + taken
+    return total
 
 
 @dataclass(frozen=True)

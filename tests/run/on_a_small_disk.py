@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import autocompress.cli
-from autocompress.config import read_config, resume, search
+from autocompress.config import resume, search
 from autocompress.core.metric import Metric
 from autocompress.errors import RunError
 from autocompress.run import drive
@@ -28,7 +28,7 @@ from autocompress.run.journal import JOURNAL, repair
 from autocompress.run.settings import SearchConfig, new_folder
 from autocompress.run.study import Study
 from autocompress.search.record import Record
-from autocompress.wired import wire
+from tests.run.studies import trials_of
 from tests.run.test_study import SPACE, TWO, results
 from tests.run.tiny import Told
 
@@ -78,9 +78,7 @@ def cli(*words: str) -> tuple[int, str]:
 
 def ended(run: Path) -> list[Record]:
     """Trials of a run that ended, read as they are written, and repaired only in memory."""
-    opened = Run.open(run)
-    wired = wire(read_config(opened))
-    return [one for one in Study(run, wired.space, wired.objectives).records() if one.state != "running"]
+    return [one for one in trials_of(Run.open(run)) if one.state != "running"]
 
 
 def nothing_half_written(run: Path) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Prune, Quantize
 from autocompress.core.space import Decision, Space
+from autocompress.run.folder import Run
+from autocompress.run.settings import read_config
 from autocompress.run.study import Study
 from autocompress.search.record import Objective, Record
+from autocompress.wired import wire
 
 SPACE = Space(
     "small",
@@ -25,6 +28,12 @@ def results() -> list[Record]:
         Record(3, "search", (1, 0), "failed", "short", {}, {"apply": 0.5}, "RuntimeError: no"),
         Record(4, "search", (1, 0), "complete", "short", METRICS, seconds, halfway=88.5),
     ]
+
+
+def trials_of(run: Run) -> list[Record]:
+    """The trials of a run, read as they are written."""
+    wired = wire(read_config(run))
+    return Study(run.path, wired.space, wired.objectives, run.storage, run.study).records()
 
 
 def fill(study: Study) -> Study:

@@ -19,22 +19,15 @@ from autocompress.run.settings import SearchConfig, read_config
 from autocompress.run.study import Study
 from autocompress.search.record import Record
 from autocompress.wired import wire
-from tests.run.tiny import Told
-
-TASK = "tests.run.tiny:tiny_task"
-RULES = """
-name: tiny
-rules:
-  - {op: prune, sparsity: [0.25, 0.5]}
-  - {op: quantize, w_bits: [8, 4]}
-"""
+from tests.run.studies import trials_of
+from tests.run.tiny import FILE_RULES, TASK, Told
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of eight trials on a Jetson Nano."""
     folder = tmp_path_factory.mktemp("source")
-    (folder / "space.yaml").write_text(RULES)
+    (folder / "space.yaml").write_text(FILE_RULES)
     config = SearchConfig(workers=1, short_steps=8, final_epochs=0.0, final_points=2)
     space = str(folder / "space.yaml")
     search(TASK, space=space, budget=8, output=folder / "run", config=config)
@@ -42,9 +35,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def records(run: Run | Path) -> list[Record]:
-    opened = run if isinstance(run, Run) else Run.open(run)
-    wired = wire(read_config(opened))
-    return Study(opened.path, wired.space, wired.objectives, opened.storage, opened.study).records()
+    return trials_of(run if isinstance(run, Run) else Run.open(run))
 
 
 def by_number(run: Run | Path) -> Mapping[int, Record]:
@@ -101,7 +92,7 @@ def table(run: Path) -> Path:
 
 
 def test_a_target_with_other_options_gets_the_trials_that_mean_the_same_there(tmp_path: Path) -> None:
-    (tmp_path / "space.yaml").write_text(RULES.replace("w_bits: [8, 4]", "w_bits: [8, 4], a_bits: [null, 8]"))
+    (tmp_path / "space.yaml").write_text(FILE_RULES.replace("w_bits: [8, 4]", "w_bits: [8, 4], a_bits: [null, 8]"))
     config = SearchConfig(workers=1, short_steps=4, final_epochs=0.0, final_points=1, controller="random")
     space = str(tmp_path / "space.yaml")
     run = search(TASK, target="raspberry-pi-4", space=space, budget=12, output=tmp_path / "pi", config=config)
@@ -198,6 +189,8 @@ def test_other_objectives(source: Path, tmp_path: Path) -> None:
     forked = fork(source, tmp_path / "macs", objectives=["accuracy", "macs"])
     assert [record.metrics for record in records(forked)] == [record.metrics for record in records(source)]
     assert forked.front["objectives"] == ["accuracy", "macs"]
+    one, other = (list(map(yaml.safe_load, table(run).read_text().splitlines())) for run in (forked.path, source))
+    assert one == other
 
 
 def test_a_target_that_times_files_takes_no_trials_of_others(source: Path, tmp_path: Path) -> None:

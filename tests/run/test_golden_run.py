@@ -15,10 +15,9 @@ from autocompress.config import read_config, resume
 from autocompress.errors import InputError
 from autocompress.run.folder import CONFIG, FORMAT, Run
 from autocompress.run.show import status_of
-from autocompress.run.study import Study
 from autocompress.search.record import Record
-from autocompress.wired import wire
 from tests.run.regenerate_golden_run import FOLDERS, TRIALS
+from tests.run.studies import trials_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,8 +37,7 @@ def golden(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def ended(run: Run) -> list[Record]:
-    wired = wire(read_config(run))
-    return [one for one in Study(run.path, wired.space, wired.objectives).records() if one.state != "running"]
+    return [one for one in trials_of(run) if one.state != "running"]
 
 
 def test_a_run_of_each_format_is_shown_and_gone_on_with(golden: Path, source: Path) -> None:

@@ -24,16 +24,10 @@ from autocompress.run.settings import SearchConfig
 from autocompress.run.show import status_of, verify_artifacts
 from autocompress.run.weights import KeptTraining, checkpoint_path, collect, drop_rungs, load_weights, save_weights
 from tests.run.test_full_disk import alone
-from tests.run.tiny import tiny_context
+from tests.run.tiny import FILE_RULES, TASK, tiny_context
 
 # Two Rays that start at the same moment on one machine get into each other's way.
 pytestmark = pytest.mark.xdist_group("ray")
-RULES = """
-name: tiny
-rules:
-  - {op: prune, sparsity: [0.25, 0.5]}
-  - {op: quantize, w_bits: [8, 4]}
-"""
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -124,13 +118,13 @@ def test_workers_need_not_see_the_run_folder(
     root = Path(__file__).parents[2]
     monkeypatch.chdir(root)
     monkeypatch.syspath_prepend(root)
-    (tmp_path / "space.yaml").write_text(RULES)
+    (tmp_path / "space.yaml").write_text(FILE_RULES)
     config = SearchConfig(
         workers=1, ray_address=address, checkpoints=f"file://{tmp_path / 'bucket'}", controller="random",
         short_steps=4, final_epochs=0.5, final_points=2,
     )  # fmt: skip
     run = search(
-        "tests.run.tiny:tiny_task", space=str(tmp_path / "space.yaml"), budget=4, output=hidden / "run", config=config
+        TASK, space=str(tmp_path / "space.yaml"), budget=4, output=hidden / "run", config=config
     )  # fmt: skip
     assert status_of(run)["trials"] == {"complete": 4}
     assert run.points

@@ -39,6 +39,16 @@ RULES = SpaceRules.from_dict(
 )
 
 
+# The same for another process.
+TASK = "tests.run.tiny:tiny_task"
+FILE_RULES = """
+name: tiny
+rules:
+  - {op: prune, sparsity: [0.25, 0.5]}
+  - {op: quantize, w_bits: [8, 4]}
+"""
+
+
 def tiny_model(seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
