@@ -88,10 +88,29 @@ class Drill:
         """The task, the target and the space."""
         return wire(read_config(Run.open(self.run)))
 
+    @cached_property
+    def watched(self) -> Study:
+        """The study, kept open: what it has told once it need not be asked again."""
+        return self.opened()
+
+    def opened(self) -> Study:
+        """The study as another process finds it now."""
+        run = Run.open(self.run)
+        return Study(self.run, self.wired.space, self.wired.objectives, run.storage, run.study)
+
     def records(self) -> list[Record]:
         """What the study holds now, as another process reads it."""
-        run = Run.open(self.run)
-        return Study(self.run, self.wired.space, self.wired.objectives, run.storage, run.study).records()
+        study = self.opened()
+        try:
+            return study.records()
+        finally:
+            study.close()
+
+    def has_more(self) -> bool:
+        """Whether a trial has ended since the last look; asked often, so it takes little from those who work."""
+        return any(
+            record.state != "running" and record.number not in self.finished for record in self.watched.records()
+        )
 
     def look(self) -> int:
         """Compares the finished trials with those that were seen before; returns how many there are."""
@@ -186,15 +205,16 @@ def disturbed(drill: Drill, victims: Sequence[str], restart: str | None, after: 
 
 def recovered(drill: Drill, victim: str) -> None:
     """Waits for the next trial that ends; starts a driver as often as it takes."""
+    start = time.monotonic()
     drill.look()
-    start, before = time.monotonic(), set(drill.finished)
-    while not set(drill.finished) - before:
-        drill.look()
+    before = set(drill.finished)
+    while not drill.has_more():
         drill.go_on()
         if time.monotonic() - start > STARTED_S:
             raise RunError(f"no trial ended in {STARTED_S:.0f} s after kill {len(drill.kills) + 1}, of {victim}")
         time.sleep(0.3)
     seconds = time.monotonic() - start
+    drill.look()
     first = min((drill.finished[number] for number in set(drill.finished) - before), key=work_seconds)
     kill = Kill(victim, seconds, max(0.0, seconds - work_seconds(first)))
     drill.kills.append(kill)

@@ -1,6 +1,8 @@
 """Imports point one way."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,8 @@ def test_core_does_without_torch(path: Path) -> None:
 def test_every_package_has_a_place() -> None:
     packages = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     assert packages <= set(RANK)
+
+
+def test_what_reads_a_run_or_shows_help_needs_no_pytorch() -> None:
+    look = "import sys, autocompress.cli, autocompress.run.folder; print({'torch', 'ray', 'optuna'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True).stdout == "set()\n"

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+# In a folder of files that are deployed; it names the others, with their digests.
+MANIFEST_FILE = "manifest.json"
+
 
 def write_whole(path: Path, content: str | bytes, *, lasting: bool = True) -> None:
     """Writes a file that appears complete or not at all; what was there before stays until then.

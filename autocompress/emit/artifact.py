@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 
 from autocompress.compress.quantizer import ActivationQuantizer
-from autocompress.core.files import whole_folder, write_whole
+from autocompress.core.files import MANIFEST_FILE, whole_folder, write_whole
 from autocompress.core.metric import Metrics
 from autocompress.core.plan import Plan
 from autocompress.core.target import Profile
@@ -36,7 +36,6 @@ MODEL_FILE = "weights.safetensors"
 ONNX_FILE = "model.onnx"
 PROGRAM_FILE = "model.pt2"
 PLAN_FILE = "plan.yaml"
-MANIFEST_FILE = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _PLAN_HEADER = "# What was done to the model: blocks dropped, channel groups pruned, ops of every layer.\n"
 _EXPORT_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autocompress.core.files import MANIFEST_FILE
 from autocompress.core.strict_yaml import read_yaml
-from autocompress.emit.artifact import MANIFEST_FILE
 from autocompress.errors import InputError
 
 CONFIG = "run.yaml"

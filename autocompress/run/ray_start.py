@@ -22,6 +22,9 @@ _ANSWER_S = 10.0
 
 # Without either of these a Ray does nothing more, and ends its driver after a minute.
 _VITAL = ("gcs_server", "raylet")
+# What tasks do is told to a dashboard, which there is none of; one who still has some of it to tell waits five
+# seconds for a Ray that is gone.
+_KEPT_TO_ITSELF = {"task_events_report_interval_ms": 0}
 
 
 def start_ray(cpus: int) -> tuple[int, ...]:
@@ -47,6 +50,7 @@ def start_ray(cpus: int) -> tuple[int, ...]:
                     configure_logging=True,
                     logging_level=logging.ERROR,
                     log_to_driver=False,
+                    _system_config=_KEPT_TO_ITSELF,
                 )
             return _vital_processes()
         except (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
