@@ -28,7 +28,7 @@ from fitting import (
     times,
 )
 
-from autocompress.core.fusion import FUSIONS
+from autocompress.core.fusion_rules import FUSIONS
 from autocompress.targets.fit import TERM_NAMES, ranges_of, spread_of
 from autocompress.targets.law import FAMILIES, Law, Tiling
 from autocompress.targets.published.rows import Row

@@ -34,7 +34,8 @@ from fitting import (
 )
 from scipy.optimize import brentq
 
-from autocompress.core.fusion import FUSIONS, Fusion, launched
+from autocompress.core.fusion import launched
+from autocompress.core.fusion_rules import FUSIONS, Fusion
 from autocompress.targets.fit import ranges_of, spread_of
 from autocompress.targets.law import FAMILIES, Law, Spread, Tiling
 from autocompress.targets.parse import fusion_of

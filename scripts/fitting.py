@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from autocompress.core.fusion import Fusion, launched
+from autocompress.core.fusion import launched
+from autocompress.core.fusion_rules import Fusion
 from autocompress.core.kernel import Kernel
 from autocompress.targets.fit import TERM_NAMES, Array, design, ranges_of, solve, spread_of, spreads_of
 from autocompress.targets.law import FAMILIES, Law, Tiling, family_of

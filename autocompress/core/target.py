@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autocompress.core.fusion import Fusion
+from autocompress.core.fusion_rules import Fusion
 from autocompress.core.kernel import BYTES_PER_ELEMENT, Kernel
 
 

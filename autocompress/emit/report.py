@@ -15,27 +15,11 @@ from markupsafe import Markup
 from autocompress.core.metric import Metric
 from autocompress.core.target import LatencyEstimate
 from autocompress.emit.charts import Axis, Mark, format_number, format_value, front_svg, metric_title
+from autocompress.emit.findings import cell_of, findings, interval_text, tolerance_of
 from autocompress.emit.report_data import TRIAL_STATES, PointRow, ReportData, TrialRow, WorkInfo
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One card of the headline."""
-
-    title: str
-    big: str
-    lines: tuple[str, ...]
-    point: str = ""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One metric of one point, in words."""
-
-    value: str
-    interval: str = ""
-    origin: str = ""
-    delta: str = ""
+# A metric whose values differ by more is drawn on a logarithmic axis.
+_WIDE = 8.0
 
 
 def render_report(data: ReportData) -> str:
@@ -50,7 +34,7 @@ def render_report(data: ReportData) -> str:
     env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     env.policies["json.dumps_kwargs"] = {"sort_keys": False}
     names = _metric_names(data)
-    rows = [(kind, row, [_cell(data, row, name) for name in names]) for kind, row in _compared(data)]
+    rows = [(kind, row, [cell_of(data, row, name) for name in names]) for kind, row in _compared(data)]
     drawn = [row for _, row in _drawn(data)]
     return env.from_string(_asset("report.html.j2")).render(
         data=data,
@@ -62,7 +46,7 @@ def render_report(data: ReportData) -> str:
         rows=[each for each in rows if each[0] != "uniform"],
         uniform=[each for each in rows if each[0] == "uniform"],
         far=[row.label for _, row in _compared(data) if row not in drawn],
-        failed=[(row, [_cell(data, row, name) for name in names]) for row in data.failed],
+        failed=[(row, [cell_of(data, row, name) for name in names]) for row in data.failed],
         static_front=Markup(_static_front(data, names)),
         counts=_trial_counts(data.trials),
         unfinished=[trial for trial in data.trials if trial.state != "complete"],
@@ -77,108 +61,6 @@ def render_report(data: ReportData) -> str:
         value=format_value,
         number=format_number,
     )
-
-
-def findings(data: ReportData) -> tuple[Finding, ...]:
-    """The best points in words: smallest and fastest near the dense quality, and the most accurate one."""
-    dense, quality = data.dense, data.quality
-    points = [row for row in data.points if quality in row.metrics]
-    if not points or dense is None or quality not in dense.metrics:
-        return ()
-    sign = 1 if data.higher_is_better(quality) else -1
-    room = _tolerance(data, dense.metrics[quality])
-    floor = sign * dense.metrics[quality].value - room - 1e-9
-    near = [row for row in points if sign * row.metrics[quality].value >= floor]
-    found = [_best_near(data, near, floor, *saving) for saving in _SAVINGS if saving[0] in dense.metrics]
-    best = max(points, key=lambda row: sign * row.metrics[quality].value)
-    lines = (_point_line(data, best), *(_saving_line(data, best, name, less, more) for name, _, less, more in _SAVINGS))
-    title = f"Best {data.task.metric}"
-    found.append(Finding(title, _quality_text(data, best), tuple(line for line in lines if line), best.id))
-    return tuple(found)
-
-
-_WIDE = 8.0
-_SAVINGS = (("size_bytes", "Smallest", "smaller", "larger"), ("latency_ms", "Fastest", "faster", "slower"))
-
-
-def _best_near(
-    data: ReportData, near: Sequence[PointRow], floor: float, name: str, superlative: str, less: str, more: str
-) -> Finding:
-    title = f"{superlative} {_within(data)}"
-    rows = [row for row in near if name in row.metrics]
-    if not rows:
-        return Finding(title, "none", (f"No verified point is {_within(data)} and has a {metric_title(name)}.",))
-    assert data.dense is not None
-    best = min(rows, key=lambda row: row.metrics[name].value)
-    now, was = best.metrics[name], data.dense.metrics[name]
-    lines = [f"{_range_text(now)} against {_range_text(was)} dense", _point_line(data, best)]
-    if now.high >= was.low:
-        lines.append(f"Not clearly {less}: the two intervals overlap.")
-    sign = 1 if data.higher_is_better(data.quality) else -1
-    rivals = [
-        row
-        for row in data.baselines
-        if row is not data.dense and name in row.metrics and data.quality in row.metrics
-        if sign * row.metrics[data.quality].value >= floor
-    ]
-    if rivals:
-        rival = min(rivals, key=lambda row: row.metrics[name].value)
-        verdict = " It does better than the search." if rival.metrics[name].value < now.value else ""
-        lines.append(
-            f"Best uniform baseline there: {rival.label}, {_change(was, rival.metrics[name], less, more)}.{verdict}"
-        )
-    return Finding(title, _change(was, now, less, more).capitalize(), tuple(lines), best.id)
-
-
-def _tolerance(data: ReportData, dense: Metric) -> float:
-    return 1.0 if data.task.unit == "percent" else 0.01 * abs(dense.value)
-
-
-def _within(data: ReportData) -> str:
-    return "within 1 point of dense" if data.task.unit == "percent" else f"within 1 % of the dense {data.task.metric}"
-
-
-def _change(before: Metric, after: Metric, less: str, more: str) -> str:
-    """How much `after` is below or above `before`: `7.0× smaller`, `1.2× larger`, `no smaller`."""
-    if after.value <= 0 or before.value <= 0:
-        return f"no {less}" if after.value >= before.value else f"{less}, to 0"
-    ratio = before.value / after.value
-    if 0.995 <= ratio <= 1.005:
-        return f"no {less}"
-    times = max(ratio, 1 / ratio)
-    digits = 2 if 1.05 <= times < 10 else 3
-    return f"{format_number(times, digits)}× {less if ratio > 1 else more}"
-
-
-def _range_text(metric: Metric) -> str:
-    text = format_value(metric.value, metric.unit)
-    interval = _interval(metric)
-    return f"{text} {interval}".rstrip()
-
-
-def _interval(metric: Metric) -> str:
-    if metric.low == metric.high:
-        return ""
-    low, high = (format_value(end, metric.unit).split(" ")[0] for end in (metric.low, metric.high))
-    return f"[{low}, {high}]"
-
-
-def _quality_text(data: ReportData, row: PointRow) -> str:
-    return format_value(row.metrics[data.quality].value, data.task.unit)
-
-
-def _point_line(data: ReportData, row: PointRow) -> str:
-    cell = _cell(data, row, data.quality)
-    return f"{row.id}: {data.task.metric} {' '.join(part for part in (cell.value, cell.interval) if part)}" + (
-        f", {cell.delta} to dense" if cell.delta else ""
-    )
-
-
-def _saving_line(data: ReportData, row: PointRow, name: str, less: str, more: str) -> str:
-    dense = data.dense
-    if dense is None or name not in dense.metrics or name not in row.metrics:
-        return ""
-    return f"{_change(dense.metrics[name], row.metrics[name], less, more)}, {_range_text(row.metrics[name])}"
 
 
 def _metric_names(data: ReportData) -> tuple[str, ...]:
@@ -211,7 +93,7 @@ def _drawn(data: ReportData) -> list[tuple[str, PointRow]]:
     def loss(row: PointRow) -> float:
         return sign * (dense.metrics[quality].value - row.metrics[quality].value) if quality in row.metrics else 0.0
 
-    limit = 2 * max(_tolerance(data, dense.metrics[quality]), *(loss(row) for row in data.points))
+    limit = 2 * max(tolerance_of(data, dense.metrics[quality]), *(loss(row) for row in data.points))
     return [(kind, row) for kind, row in _compared(data) if kind != "uniform" or loss(row) <= limit]
 
 
@@ -219,21 +101,6 @@ def _wide(rows: Sequence[tuple[str, PointRow]], name: str) -> bool:
     """Whether a metric spreads so far that a linear axis would show its small values in a heap."""
     values = [row.metrics[name].low for _, row in rows if name in row.metrics]
     return bool(values) and min(values) > 0 and max(values) > _WIDE * min(values)
-
-
-def _cell(data: ReportData, row: PointRow, name: str) -> Cell:
-    metric, dense = row.metrics.get(name), data.dense
-    if metric is None:
-        return Cell("n/a")
-    delta = ""
-    if dense is not None and row is not dense and name in dense.metrics:
-        was = dense.metrics[name]
-        if name == data.quality:
-            gap = metric.value - was.value
-            delta = (f"{gap:+.2f} points" if metric.unit == "percent" else f"{gap:+.3g}").replace("-", "\u2212")
-        elif not data.higher_is_better(name):
-            delta = _change(was, metric, "less", "more")
-    return Cell(format_value(metric.value, metric.unit), _interval(metric), metric.origin, delta)
 
 
 def _static_front(data: ReportData, names: Sequence[str]) -> str:
@@ -296,7 +163,7 @@ def _payload_row(data: ReportData, kind: str, row: PointRow) -> dict[str, Any]:
         "student": row.student,
         "onnx": _onnx(row),
         "metrics": {n: [m.value, m.low, m.high] for n, m in row.metrics.items()},
-        "cells": {n: vars(_cell(data, row, n)) for n in row.metrics},
+        "cells": {n: vars(cell_of(data, row, n)) for n in row.metrics},
         "layers": [dict(vars(layer)) for layer in row.layers],
     }
 
@@ -336,11 +203,11 @@ def _coverage(data: ReportData, row: PointRow) -> Coverage:
         whole = Metric(estimate.ms, estimate.low_ms, estimate.high_ms, estimate.origin, "ms")
         shares = tuple((origin, share) for origin, share in estimate.coverage.items() if share > 0)
         kernels = f"{len(estimate.layers)} kernels, {estimate.precision}"
-        return Coverage(row.id, format_value(whole.value, "ms"), _interval(whole), kernels, shares)
+        return Coverage(row.id, format_value(whole.value, "ms"), interval_text(whole), kernels, shares)
     if metric is None:
         return Coverage(row.id, "n/a", "", "no latency for this point")
     shares = ((metric.origin, 1.0),)
-    return Coverage(row.id, format_value(metric.value, metric.unit), _interval(metric), "whole model", shares)
+    return Coverage(row.id, format_value(metric.value, metric.unit), interval_text(metric), "whole model", shares)
 
 
 def _flags(latency: Mapping[str, LatencyEstimate | None]) -> list[tuple[str, int, str]]:

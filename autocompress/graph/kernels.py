@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from autocompress.core.fusion import Fusion, launched
+from autocompress.core.fusion import launched
+from autocompress.core.fusion_rules import Fusion
 from autocompress.core.kernel import Kernel
 from autocompress.core.network import Network, Operator, weight_dtype
 from autocompress.graph.couple import NORM_MODULES

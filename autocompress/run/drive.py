@@ -214,6 +214,9 @@ class Driver:
         """The study of the run, its journal repaired if a crash damaged it."""
         self._repair()
         study = self.study(lease.check)
+        if self.settings.storage is not None:
+            # Another copy of the folder may be driven too; a journal is a part of it.
+            study.claim(f"{lease.holder.named}, with run {self.folder.resolve()}")
         if not study.records() and any(self.checkpoints.glob("trial-*")):
             self.listener.say("the study holds no trial, though there are weights of some: the search begins anew")
         return study

@@ -76,11 +76,12 @@ class Lease:
     """The right to drive a run, as long as nobody else took it.
 
     Attributes:
-        taken_by: Who did, or None.
+        holder: Who has it.
+        taken_by: Who took it, or None.
     """
 
     def __init__(self, folder: Path, holder: Holder, beat_s: float) -> None:
-        self._folder, self._holder, self._beat_s = folder, holder, beat_s
+        self._folder, self.holder, self._beat_s = folder, holder, beat_s
         self.taken_by: Holder | None = None
         self._ended = threading.Event()
         _write(folder, holder)
@@ -109,16 +110,16 @@ class Lease:
                 (self._folder / HOLDER).unlink()
 
     def _beat(self) -> None:
-        beat = self._holder.beat
+        beat = self.holder.beat
         while not self._ended.wait(self._beat_s):
             found = holder_of(self._folder)
-            if found is not None and found.token != self._holder.token:
+            if found is not None and found.token != self.holder.token:
                 self.taken_by = found
                 return
             beat += 1
             # A disk that is full for a moment is no reason to stop: the lock still says who drives.
             with contextlib.suppress(OSError):
-                _write(self._folder, replace(self._holder, beat=beat))
+                _write(self._folder, replace(self.holder, beat=beat))
 
 
 def holder_of(folder: Path) -> Holder | None:

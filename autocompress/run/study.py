@@ -26,6 +26,8 @@ from autocompress.search.samplers import distributions
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 _RESULT, _REPLACED = "result", "replaced_by"
+# Of a study: who alone writes to it.
+_DRIVER = "driver"
 
 
 def result_of(trial: FrozenTrial) -> Mapping[str, Any]:
@@ -94,6 +96,7 @@ class Study:
         self._distributions = distributions(space)
         # Of the first so many trials, all of which have ended: those stay as they are.
         self._settled, self._ended = 0, list[Record]()
+        self._claim: dict[str, str] | None = None
         self._storage = open_storage(folder, storage)
         try:
             self._study = self._opened(name)
@@ -112,6 +115,32 @@ class Study:
                 storage=self._storage,
                 directions=["maximize" if objective.maximised else "minimize" for objective in self.objectives],
                 load_if_exists=True,
+            )
+
+    def claim(self, by: str) -> None:
+        """From now on no other process writes to it, not even one that drives a copy of the run folder.
+
+        Args:
+            by: Who writes, for the message that another one ends with.
+        """
+        claim = {"by": by, "token": secrets.token_hex(8)}
+        answered(lambda: self._study.set_user_attr(_DRIVER, claim))
+        self._claim = claim
+
+    def _require_ours(self) -> None:
+        """Refuses to write where somebody else does.
+
+        Raises:
+            RunError: says who.
+        """
+        self._check()
+        if self._claim is None:
+            return
+        found = self._study.user_attrs.get(_DRIVER, {})
+        if found != self._claim:
+            by = found.get("by", "another program")
+            raise RunError(
+                f"study {self._study.study_name!r} was taken over by {by}; what this process was doing is dropped"
             )
 
     def close(self) -> None:
@@ -174,7 +203,7 @@ class Study:
         tries = itertools.count()
 
         def write() -> int:
-            self._check()
+            self._require_ours()
             if next(tries):
                 # The answer to a write may be lost with the connection: the trial is there then.
                 written = [one.number for one in self._read() if one.user_attrs.get("token") == token]
@@ -207,7 +236,7 @@ class Study:
 
     def _end(self, record: Record, state: TrialState, values: Sequence[float] | None) -> None:
         """Writes how a trial ended, its state last; nothing if that is written already."""
-        self._check()
+        self._require_ours()
         trial, result = self._read()[record.number], _written(record)
         if trial.state.is_finished():
             known = next((_written(other) for other in self.records() if other.number == record.number), None)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from autocompress.core.fusion import FUSIONS, RUNTIMES, ZEROS, Fusion
+from autocompress.core.fusion_rules import FUSIONS, RUNTIMES, ZEROS, Fusion
 from autocompress.core.kernel import DTYPES
 from autocompress.core.strict_yaml import Place, read_yaml
 from autocompress.core.target import Precision, Profile

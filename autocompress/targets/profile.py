@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from autocompress.core.digest import short_digest
-from autocompress.core.fusion import Fusion, Step
+from autocompress.core.fusion import Step
+from autocompress.core.fusion_rules import Fusion
 from autocompress.core.kernel import DTYPES, Kernel
 from autocompress.core.shipped import shipped_dir
 from autocompress.core.target import KernelEstimate, LatencyEstimate, Profile

@@ -13,7 +13,8 @@ from autocompress.compress.calibrate import batch_statistics, calibrate
 from autocompress.compress.importance import Gradients
 from autocompress.compress.quantize import activation_quantizers, weight_parametrizations
 from autocompress.compress.quantizer import HalfWeight, SparseMask, WeightQuantizer
-from autocompress.core.fusion import FUSIONS, fuse
+from autocompress.core.fusion import fuse
+from autocompress.core.fusion_rules import FUSIONS
 from autocompress.core.plan import (
     CRITERIA,
     FACTORISATIONS,

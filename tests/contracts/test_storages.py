@@ -121,6 +121,22 @@ def test_a_trial_ends_once(place: Place) -> None:
     assert place.study().records() == results()
 
 
+def test_one_process_writes_whoever_has_a_copy_of_the_run_folder(place: Place) -> None:
+    first = fill(place.study())
+    first.claim("process 1 on here, with run /a")
+    number = first.start((1, 1), "search")
+    second = place.study()
+    second.claim("process 2 on there, with run /b")
+    told = r"study '.+' was taken over by process 2 on there, with run /b; what this process was doing is dropped"
+    with pytest.raises(RunError, match=told):
+        first.start((0, 2), "search")
+    with pytest.raises(RunError, match=told):
+        first.finish(Record(number, "search", (1, 1), "complete", "short", METRICS, {}))
+    assert [one.number for one in second.lost()] == [number]
+    second.finish(Record(number, "search", (1, 1), "failed", "short", {}, {}))
+    assert place.study().lost() == []
+
+
 def test_another_space_is_refused_and_changes_nothing(place: Place) -> None:
     study = fill(place.study())
     study.start((1, 1), "search")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.core.fusion import FUSIONS, RUNTIMES, Fusion, Step, fuse
+from autocompress.core.fusion import Step, fuse
+from autocompress.core.fusion_rules import FUSIONS, RUNTIMES, Fusion
 from autocompress.core.network import Network
 from autocompress.targets.published.cells import CELL_OPS, nas_bench_201
 from autocompress.targets.published.writer import Writer

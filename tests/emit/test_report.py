@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from autocompress.core.fusion import FUSIONS
+from autocompress.core.fusion_rules import FUSIONS
 from autocompress.core.kernel import Kernel
 from autocompress.core.metric import Metric
 from autocompress.core.target import KernelEstimate, LatencyEstimate, Precision, Profile

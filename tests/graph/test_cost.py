@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from autocompress.core.fusion import FUSIONS, RUNTIMES, fuse
+from autocompress.core.fusion import fuse
+from autocompress.core.fusion_rules import FUSIONS, RUNTIMES
 from autocompress.core.kernel import Kernel
 from autocompress.graph.blocks import drop_blocks
 from autocompress.graph.couple import NORM_MODULES

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from autocompress.compress.apply import compress
-from autocompress.core.fusion import FUSIONS, fuse
+from autocompress.core.fusion import fuse
+from autocompress.core.fusion_rules import FUSIONS
 from autocompress.core.plan import Plan, Quantize
 from autocompress.graph.info import trace_model
 from autocompress.graph.kernels import base_name, is_quantizer, network_of

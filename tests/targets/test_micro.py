@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autocompress.core.fusion import FUSIONS
+from autocompress.core.fusion_rules import FUSIONS
 from autocompress.core.kernel import Kernel
 from autocompress.errors import InputError, UnsupportedError
 from autocompress.graph.kernels import kernels

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.core.fusion import FUSIONS, RUNTIMES, fuse
+from autocompress.core.fusion import fuse
+from autocompress.core.fusion_rules import FUSIONS, RUNTIMES
 from autocompress.core.kernel import Kernel
 from autocompress.core.network import Network
 from autocompress.errors import InputError

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.core.fusion import FUSIONS
+from autocompress.core.fusion_rules import FUSIONS
 from autocompress.core.kernel import DTYPES, OPS, Kernel
 from autocompress.errors import InputError
 from autocompress.graph.kernels import kernels
