@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from autocompress.core.plan import Quantize
 
@@ -104,6 +105,13 @@ class SparseMask(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """The weight with the masked entries at exactly 0."""
         return weight * self.mask
+
+
+def is_held(layer: nn.Module) -> bool:
+    """True of a layer whose zeros training cannot move."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return False
+    return any(isinstance(one, SparseMask) for one in layer.parametrizations.weight)  # type: ignore[union-attr]
 
 
 class ActivationQuantizer(nn.Module):

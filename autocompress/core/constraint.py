@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autocompress.core.metric import MAXIMISED, UNITS, Metric, Metrics
@@ -112,6 +113,21 @@ def parse_constraint(text: str) -> Constraint:
         got = f"unknown unit {unit!r}" if unit else "the unit is missing"
         raise InputError(f"constraint {text!r}: {got}; {nearest(unit, [*filter(None, suffixes), '%'], 5)}")
     return Constraint(metric, sense, number * suffixes[unit], "absolute", text)
+
+
+def shares_allowed(constraints: Sequence[Constraint], dense: Metrics, costs: Mapping[str, float]) -> dict[str, float]:
+    """By cost, the share of the dense model's that its tightest limit leaves; nothing for costs without any.
+
+    Args:
+        constraints: Of a run.
+        dense: Metrics of the dense model that they are relative to.
+        costs: The costs of the dense model.
+    """
+    limits = [(one.metric, one.limit(dense)) for one in constraints if one.sense == "<=" and one.metric in costs]
+    shares: dict[str, float] = {}
+    for name, limit in limits:
+        shares[name] = min(shares.get(name, math.inf), limit / max(costs[name], 1e-12))
+    return shares
 
 
 def _check_points(text: str, number: float, unit: str) -> None:

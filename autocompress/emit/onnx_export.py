@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.onnx.errors import OnnxExporterError
 
-from autocompress.compress.quantizer import ActivationQuantizer
+from autocompress.compress.quantizer import ActivationQuantizer, is_held
 from autocompress.emit.fold import FoldedModel, StoredWeight, fold_batchnorm
-from autocompress.emit.onnx_pack import GraphParts, add_integer_bias, add_weight
+from autocompress.emit.onnx_pack import GraphParts, add_integer_bias, add_weight, bytes_of_zeros
 from autocompress.emit.onnx_tidy import drop_unused, fold_constants, merge_slices, separate_tensors, shorten
 from autocompress.errors import UnsupportedError
 
@@ -113,16 +113,30 @@ def export_onnx(
     return ExportedModel(path, path.stat().st_size, inputs, outputs)
 
 
-def payload_bytes(model: GraphModule, *, half: bool = False) -> int:
-    """Bytes that weights, scales, biases and quantizers of `model` take in the file, without exporting it.
+@dataclass(frozen=True)
+class Payload:
+    """Bytes that weights, scales, biases and quantizers of a model take in a file.
+
+    Attributes:
+        now: With the weights as they are.
+        filled: At most, after a training: it moves weights away from zero where nothing holds them there.
+    """
+
+    now: int
+    filled: int
+
+
+def payload_of(model: GraphModule, *, half: bool = False) -> Payload:
+    """What weights, scales, biases and quantizers of `model` take in the file, without exporting it.
 
     The unpacking operators are counted too, so that the rest of the file (`graph_overhead_bytes`) does not depend on
     the bits and one export predicts the size of all plans of one structure.
     """
     folded = fold_batchnorm(model, half=half)
-    parts = GraphParts()
+    parts, more = GraphParts(), 0
     for name, stored in folded.weights.items():
         add_weight(parts, stored, name)
+        more += 0 if is_held(model.get_submodule(name)) else bytes_of_zeros(stored)
         layer = folded.module.get_submodule(name)
         if isinstance(layer, nn.Linear) and layer.bias is not None and stored.input_scale is not None:
             add_integer_bias(parts, stored, layer.bias.detach().numpy())
@@ -139,7 +153,8 @@ def payload_bytes(model: GraphModule, *, half: bool = False) -> int:
         for name, tensor in folded.module.state_dict().items()
         if name not in weights and not name.endswith("num_batches_tracked") and name.rpartition(".")[0] not in skipped
     )
-    return int(graph.ByteSize()) + other
+    now = int(graph.ByteSize()) + other
+    return Payload(now, now + more)
 
 
 def graph_overhead_bytes(exported: ExportedModel, payload: int) -> int:

@@ -173,7 +173,20 @@ def _nonzero(stored: StoredWeight) -> NDArray[np.bool_]:
     return np.asarray((values != 0).numpy().ravel(), bool)
 
 
+def bytes_of_zeros(stored: StoredWeight) -> int:
+    """How much larger a weight is in its plain form, which it takes once few of its values are zero."""
+    return max(0, _plain_bytes(stored) - _sparse_bytes(stored))
+
+
 def _sparse_is_smaller(stored: StoredWeight) -> bool:
-    # The mask form costs one bit per weight and about 300 bytes of operators.
+    return _sparse_bytes(stored) < _plain_bytes(stored)
+
+
+def _plain_bytes(stored: StoredWeight) -> int:
+    return stored.values.numel() * stored.bits // 8
+
+
+def _sparse_bytes(stored: StoredWeight) -> int:
+    # One bit per weight, the values that are not zero, and about 300 bytes of operators.
     kept, total = int(_nonzero(stored).sum()), stored.values.numel()
-    return total // 8 + kept * stored.bits // 8 + 300 < total * stored.bits // 8
+    return total // 8 + kept * stored.bits // 8 + 300

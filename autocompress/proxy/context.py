@@ -19,7 +19,7 @@ from autocompress.compress.repair import Reference, reference_outputs
 from autocompress.core.network import Network
 from autocompress.core.plan import Plan, Student
 from autocompress.emit.fold import fold_batchnorm
-from autocompress.emit.onnx_export import export_onnx, payload_bytes
+from autocompress.emit.onnx_export import export_onnx, payload_of
 from autocompress.errors import PlanError, nearest
 from autocompress.graph.info import Traced, runnable_resolutions, trace_model
 from autocompress.graph.kernels import network_of
@@ -215,5 +215,5 @@ class Context:
     def overhead_bytes_per_node(self) -> float:
         """What one graph node takes in a file besides weights, from an export of the dense model."""
         module = self.dense.module
-        rest = len(self.dense_file) - payload_bytes(module)
+        rest = len(self.dense_file) - payload_of(module).now
         return max(0.0, rest / len(module.graph.nodes))

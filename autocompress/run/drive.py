@@ -44,6 +44,7 @@ from autocompress.run.folder import (
 from autocompress.run.jobs import Shared, refused_by
 from autocompress.run.journal import JOURNAL, repair
 from autocompress.run.lease import Lease
+from autocompress.run.limits import limits_of
 from autocompress.run.places import Place
 from autocompress.run.reach import dense_cost, least_costs
 from autocompress.run.report_input import Times, busy_share, report_input
@@ -340,7 +341,8 @@ class Driver:
         @cache
         def planner() -> Planner:
             effects, options = tables()
-            return Planner(effects, options, context.dense.info.blocks, objectives, len(context.validation))
+            limits = limits_of(self.constraints, self.space, context, self.dense_metrics, options)
+            return Planner(effects, options, context.dense.info.blocks, objectives, len(context.validation), limits)
 
         return _Announced(planner, self.listener)
 

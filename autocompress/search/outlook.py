@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,10 @@ _REACH = 8.0
 # What is expected far from all trials is seldom true: of no cost is less left than this share of what was left by the
 # cheapest trial that covers anything. Without it, plans of 1 kB followed trials of 8 kB, and lost all.
 _LEAP = 0.5
+# Where limits leave only plans that lose more than `WORST_LOST`, those that lose up to so many times the best count.
+_ROOM = 2.0
+# Costs of plans that were not measured are guessed; what seems to pass a limit by so much may keep to it.
+_GUESSED = 1.1
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,15 @@ class Tried:
 class Outlook:
     """Expectations from trials."""
 
-    def __init__(self, space: Space, tried: Sequence[Tried], chance: float, costs: Sequence[str], samples: int) -> None:
+    def __init__(
+        self,
+        space: Space,
+        tried: Sequence[Tried],
+        chance: float,
+        costs: Sequence[str],
+        samples: int,
+        limits: Mapping[str, float] | None = None,
+    ) -> None:
         """Fits the law.
 
         Args:
@@ -48,8 +60,9 @@ class Outlook:
             chance: Loss of a model that knows nothing.
             costs: That count.
             samples: How many a trial's accuracy is of.
+            limits: By cost, the share of the dense model's that is allowed, where plans are limited in any way.
         """
-        self._space = space
+        self._space, self._is_limited, self._limits = space, limits is not None, limits or {}
         self._chance = max(chance, 1e-12)
         blur = _STANDARD_ERRORS * math.sqrt(_TYPICAL_ACCURACY * (1.0 - _TYPICAL_ACCURACY) / max(1, samples))
         self._scale = Scale(tuple(costs), WORST_LOST, blur)
@@ -68,7 +81,9 @@ class Outlook:
 
     def reached(self, count: int) -> list[Part]:
         """At most `count` of the plans that were tried: those that cover most."""
-        return [self._tried[index] for index in covering(self._ready, [], self._scale, count)]
+        within = [index for index, part in enumerate(self._tried) if self._is_within(part)]
+        places = [self._ready[index] for index in within]
+        return [self._tried[within[index]] for index in covering(places, [], self._scale_of(places), count)]
 
     def lost(self, parts: Sequence[Part]) -> list[float]:
         """The shares of the accuracy that trials are expected to lose."""
@@ -90,9 +105,23 @@ class Outlook:
             count: How many.
             coming: Parts that are being tried, taken to end where they are expected.
         """
-        near = [part for part in parts if all(part.ratios.get(cost, 1.0) >= at for cost, at in self._least.items())]
+        near = [part for part in parts if self._is_near(part) and self._is_within(part)]
         places, beside = self._expected(near), self._expected(coming)
-        return [near[index] for index in covering(places, [*self._ready, *beside], self._scale, count)]
+        scale = self._scale_of(places)
+        return [near[index] for index in covering(places, [*self._ready, *beside], scale, count)]
+
+    def _is_near(self, part: Part) -> bool:
+        return all(part.ratios.get(cost, 1.0) >= least for cost, least in self._least.items())
+
+    def _is_within(self, part: Part) -> bool:
+        return all(part.ratios.get(cost, 1.0) <= _GUESSED * most for cost, most in self._limits.items())
+
+    def _scale_of(self, places: Sequence[Place]) -> Scale:
+        """What counts among some places: where limits leave nothing better, also what loses much."""
+        if not self._is_limited or not places:
+            return self._scale
+        least = min(place.lost for place in places)
+        return replace(self._scale, worst_lost=max(self._scale.worst_lost, _ROOM * least))
 
     def _expected(self, parts: Sequence[Part]) -> list[Place]:
         """Where trials of parts are expected to end."""
@@ -101,7 +130,8 @@ class Outlook:
     def _reachable(self) -> dict[str, float]:
         """By cost, the share that a plan has to leave; nothing before there were trials."""
         good = [place for place in self._ready if place.lost <= WORST_LOST]
-        return {cost: _LEAP * min(place.ratios.get(cost, 1.0) for place in good) for cost in self._scale.costs if good}
+        least = {cost: min(place.ratios.get(cost, 1.0) for place in good) for cost in self._scale.costs if good}
+        return {cost: _LEAP * min(share, self._limits.get(cost, 1.0)) for cost, share in least.items()}
 
     def _place(self, lost: float, part: Part) -> Place:
         """Where a part stands; where more stays lost than of other plans, more counts as lost."""

@@ -16,8 +16,9 @@ way where they are expected.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from autocompress.core.model_info import BlockInfo
 from autocompress.core.space import Space, Vector
@@ -49,12 +50,29 @@ BIT_LEVELS = 12
 _WORST_ADDED = 0.5
 # So many times as many as are wanted are measured, and again with what that tells.
 _MEASURED, _ROUNDS = 2, 2
+# So often plans that are not allowed are put aside before that.
+_LOOKS = 16
 # So many of the plans that were tried are taken further.
 _EXTENDED = 12
 _Groups = list[list[tuple[int, ...]]]
 _NOTHING = Part({}, 0.0, {})
 # How the labels of trials of such plans begin.
 PLANNED_LABEL = "planned"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the constraints of a run leave.
+
+    Attributes:
+        shares: By cost of the tables, how much of the dense model's.
+        allows: Whether a plan meets all constraints that can be told before training.
+        fits: Whether it meets those on what is no cost of the tables, told at once; None where there are none.
+    """
+
+    shares: Mapping[str, float]
+    allows: Callable[[Vector], bool]
+    fits: Callable[[Vector], bool] | None = None
 
 
 class Planner:
@@ -67,6 +85,7 @@ class Planner:
         blocks: Sequence[BlockInfo],
         objectives: Sequence[Objective],
         samples: int,
+        limits: Limits | None = None,
     ) -> None:
         """Finds what all waves have in common.
 
@@ -76,8 +95,9 @@ class Planner:
             blocks: That may be dropped.
             objectives: Of the run.
             samples: How many the accuracy of a trial is of.
+            limits: That every plan keeps to, if there are any.
         """
-        self._samples = samples
+        self._samples, self._limits = samples, limits
         self._effects, self._options, self._blocks, self._objectives = effects, options, blocks, objectives
         space, named = effects.space, [o.name for o in objectives if o.name in options.dense.costs]
         # Work counts beside the objectives: of two plans that cost the same, the one that does less trains longer.
@@ -87,7 +107,9 @@ class Planner:
         self._table = Table(space, beside, named)
         groups, shared = _structure_groups(space, blocks)
         bits = [[(place,)] for place in places_of(space, ("quantize",))]
-        worst, prices = _WORST_ADDED * options.chance, Prices(effects, self._base)
+        # A limit has to be met whatever that loses.
+        worst = math.inf if limits is not None else _WORST_ADDED * options.chance
+        prices = Prices(effects, self._base)
         # Fewer channels are less work on any device, also where this one has slow kernels for so many.
         self._descents = [
             *descents_of(self._table, groups, ("macs", "params", "latency_ms"), worst, prices),
@@ -118,6 +140,8 @@ class Planner:
         parts |= self._measured
         for record in known:
             parts.pop(record.vector, None)
+        if self._limits is not None and self._limits.fits is not None:
+            parts = {vector: part for vector, part in parts.items() if self._limits.fits(vector)}
         self._measure_best(parts, outlook, count)
 
     def pick(self, known: Sequence[Record], pending: Collection[Vector]) -> tuple[str, Vector] | None:
@@ -140,15 +164,14 @@ class Planner:
 
     def _outlook(self, known: Sequence[Record]) -> Outlook:
         tried = list(_tried(self._effects, self._objectives, known))
-        return Outlook(self._effects.space, tried, self._options.chance, self._costs, self._samples)
+        limits = None if self._limits is None else self._limits.shares
+        return Outlook(self._effects.space, tried, self._options.chance, self._costs, self._samples, limits)
 
     def _measure_best(self, parts: dict[Vector, Part], outlook: Outlook, count: int) -> None:
         """Measures the best of the parts, since they add up only roughly: more are than are wanted."""
         space = self._effects.space
         for _ in range(_ROUNDS):
-            best = outlook.best(list(parts.values()), _MEASURED * count)
-            wanted = {vector_of(space, part.chosen): part.chosen for part in best}
-            unknown = {vector: chosen for vector, chosen in wanted.items() if vector not in self._measured}
+            unknown = self._unmeasured(parts, outlook, _MEASURED * count)
             if not unknown:
                 return
             for vector in unknown:
@@ -156,6 +179,20 @@ class Planner:
             for part in _measured(self._effects, list(unknown.values()), {}):
                 vector = vector_of(space, part.chosen)
                 parts[vector] = self._measured[vector] = part
+
+    def _unmeasured(self, parts: dict[Vector, Part], outlook: Outlook, count: int) -> dict[Vector, Mapping[int, int]]:
+        """Those of the best that are to be measured; what is not allowed is taken out of the parts."""
+        space = self._effects.space
+        for _ in range(_LOOKS):
+            best = outlook.best(list(parts.values()), count)
+            wanted = {vector_of(space, part.chosen): part.chosen for part in best}
+            unknown = {vector: chosen for vector, chosen in wanted.items() if vector not in self._measured}
+            refused = [vector for vector in unknown if self._limits is not None and not self._limits.allows(vector)]
+            if not refused:
+                break
+            for vector in refused:
+                del parts[vector], unknown[vector]
+        return unknown
 
 
 def _combined(

@@ -17,7 +17,7 @@ from autocompress.compress.calibrate import calibrate as calibrate_compressed
 from autocompress.compress.quantizer import ActivationQuantizer, HalfWeight, SparseMask, WeightQuantizer
 from autocompress.core.plan import Plan, Quantize
 from autocompress.emit.fold import fold_batchnorm
-from autocompress.emit.onnx_export import export_onnx, graph_overhead_bytes, payload_bytes, unpack_onnx
+from autocompress.emit.onnx_export import export_onnx, graph_overhead_bytes, payload_of, unpack_onnx
 from autocompress.emit.settle import settle_biases
 from autocompress.emit.verify import run_onnx, verify
 from autocompress.errors import UnsupportedError
@@ -321,12 +321,12 @@ def test_unpacking_gives_plain_weights_and_the_same_outputs(tmp_path: Path) -> N
 def test_the_predicted_size_is_the_size_of_the_file(tmp_path: Path) -> None:
     dense, x = residual(width=16)
     overhead = graph_overhead_bytes(
-        export_onnx(dense, (x[:2],), tmp_path / "dense.onnx", opset=17), payload_bytes(dense)
+        export_onnx(dense, (x[:2],), tmp_path / "dense.onnx", opset=17), payload_of(dense).now
     )
     for a_bits, w_bits in ((None, 4), (None, 3), (8, 8), (8, 5), (16, 8)):
         model, _ = residual(a_bits, Quantize(w_bits), width=16)
         exported = export_onnx(model, (x[:2],), tmp_path / "m.onnx", opset=17)
-        predicted = payload_bytes(model) + overhead
+        predicted = payload_of(model).now + overhead
         assert abs(predicted - exported.size_bytes) <= 0.03 * exported.size_bytes, (a_bits, w_bits)
 
 

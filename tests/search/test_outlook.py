@@ -24,8 +24,8 @@ def part(*places: int, loss: float = 0.1, size: float = 0.5) -> Part:
     return Part(dict.fromkeys(places, 1), loss, {"size_bytes": size, "params": size})
 
 
-def outlook(*tried: Tried, samples: int = 5_000) -> Outlook:
-    return Outlook(SPACE, tried, 1.0, COSTS, samples)
+def outlook(*tried: Tried, samples: int = 5_000, most: float | None = None) -> Outlook:
+    return Outlook(SPACE, tried, 1.0, COSTS, samples, None if most is None else {"size_bytes": most})
 
 
 def test_a_plan_next_to_one_that_was_tried_shares_its_luck() -> None:
@@ -74,6 +74,23 @@ def test_no_plan_leaves_far_less_than_one_that_kept_its_accuracy() -> None:
     far, near = part(2, loss=0.001, size=0.19), part(3, loss=0.001, size=0.21)
     assert outlook(lost, kept).best([far, near], 2) == [near]
     assert outlook(lost).best([far], 1) == outlook().best([far], 1) == [far]
+
+
+def test_only_plans_within_a_limit_count_however_much_they_lose() -> None:
+    kept = Tried(part(1, loss=0.001, size=0.4), 0.001)
+    mild, strong, hopeless = (
+        part(2, 3, loss=0.001, size=0.3),
+        part(4, loss=2.0, size=0.05),
+        part(5, loss=90.0, size=0.05),
+    )
+    free, bound = outlook(kept), outlook(kept, most=0.06)
+    assert free.lost([strong])[0] > WORST_LOST
+    assert free.best([mild, strong, hopeless], 3) == [mild]
+    # Nothing else keeps to the limit, and what loses least beyond reason comes first.
+    assert bound.best([mild, strong, hopeless], 1) == [strong]
+    within = Tried(strong, 0.2)
+    assert outlook(kept, within, most=0.06).reached(3) == [strong]
+    assert outlook(kept, within).reached(3) == [kept.part]
 
 
 def test_a_loss_of_few_images_counts_less_where_there_are_few() -> None:

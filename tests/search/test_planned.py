@@ -3,8 +3,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pytest
 
+from autocompress.core.constraint import parse_constraint
 from autocompress.core.metric import Metric
 from autocompress.core.model_info import BlockInfo
 from autocompress.core.rules import build_space, load_rules
@@ -13,6 +15,7 @@ from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.proxy.sensitivity import Effect, Effects, Meter, Sensitivity
 from autocompress.run.adapt import adapt_rules
+from autocompress.run.limits import limits_of
 from autocompress.search.descent import descents_of
 from autocompress.search.outlook import WORST_LOST
 from autocompress.search.parts import Prices, Table, base_of, based, places_of, vector_of
@@ -35,7 +38,14 @@ def planned_vectors(
     known: Sequence[Record],
     count: int,
 ) -> list[tuple[str, Vector]]:
-    return picked(Planner(effects, options, blocks, objectives, SAMPLES), known, count)
+    return picked(free(effects, options, blocks, objectives), known, count)
+
+
+def free(
+    effects: Effects, options: Sensitivity, blocks: Sequence[BlockInfo], objectives: Sequence[Objective] = OBJECTIVES
+) -> Planner:
+    """One that may take any plan."""
+    return Planner(effects, options, blocks, objectives, SAMPLES)
 
 
 def picked(planner: Planner, known: Sequence[Record], count: int) -> list[tuple[str, Vector]]:
@@ -119,13 +129,33 @@ def test_no_plan_loses_more_than_can_be_brought_back(context: Context, effects: 
     assert max(lost) < WORST_LOST
 
 
+@pytest.mark.parametrize("cost", ["size_bytes", "peak_memory_bytes"])
+def test_every_plan_meets_the_limits(
+    cost: str, context: Context, space: Space, effects: Effects, options: Sensitivity
+) -> None:
+    dense = cost_of_plan(space.decode(space.dense_vector), context).metrics
+    among = [space.decode(space.random(np.random.default_rng(number))) for number in range(20)]
+    limit = min(cost_of_plan(plan, context).metrics[cost].value for plan in among)
+    constraint = parse_constraint(f"{cost}<={100.1 * limit / dense[cost].value}%")
+    limits = limits_of([constraint], space, context, dense, options)
+    planner = Planner(effects, options, context.dense.info.blocks, OBJECTIVES, SAMPLES, limits)
+    first = [vector for _, vector in picked(planner, (), 4)]
+    assert len(first) >= 2
+    # None of them comes near the dense model: there is more to find all the same.
+    known = [tried(number, vector, 40.0 + number) for number, vector in enumerate(first)]
+    more = [vector for _, vector in picked(planner, [tried(9, space.dense_vector, 0.0), *known], 4)]
+    assert more
+    costs = [cost_of_plan(space.decode(vector), context).metrics[cost].value for vector in (*first, *more)]
+    assert max(costs) <= 1.001 * limit < dense[cost].value
+
+
 def test_the_next_wave_covers_what_the_first_left_open(
     context: Context, space: Space, effects: Effects, options: Sensitivity
 ) -> None:
     blocks = context.dense.info.blocks
 
     def waves() -> tuple[list[Vector], list[Vector]]:
-        planner = Planner(effects, options, blocks, OBJECTIVES, SAMPLES)
+        planner = free(effects, options, blocks)
         first = [vector for _, vector in picked(planner, (), COUNT)]
         known = [tried(number, vector, 1.0) for number, vector in enumerate([space.dense_vector, *first])]
         return first, [vector for _, vector in picked(planner, known, COUNT)]
@@ -140,7 +170,7 @@ def test_a_pick_goes_by_what_the_ones_before_it_showed(
     context: Context, space: Space, effects: Effects, options: Sensitivity
 ) -> None:
     def second(lost: float) -> tuple[str, Vector] | None:
-        planner = Planner(effects, options, context.dense.info.blocks, OBJECTIVES, SAMPLES)
+        planner = free(effects, options, context.dense.info.blocks)
         planner.prepare((), COUNT)
         first = planner.pick((), ())
         assert first is not None
@@ -154,7 +184,7 @@ def test_a_pick_goes_by_what_the_ones_before_it_showed(
 def test_nothing_is_measured_for_a_pick(
     context: Context, space: Space, effects: Effects, options: Sensitivity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planner = Planner(effects, options, context.dense.info.blocks, OBJECTIVES, SAMPLES)
+    planner = free(effects, options, context.dense.info.blocks)
     planner.prepare((), COUNT)
     first = planner.pick((), ())
     assert first is not None

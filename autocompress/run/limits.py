@@ -1,0 +1,46 @@
+"""What the constraints of a run leave to those who put plans together, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from autocompress.core.constraint import Constraint, shares_allowed
+from autocompress.core.metric import Metric
+from autocompress.core.space import Space, Vector
+from autocompress.proxy.context import Context
+from autocompress.proxy.cost import cost_of_plan, peak_memory_of_plan
+from autocompress.proxy.sensitivity import Sensitivity
+from autocompress.run.jobs import refused_by
+from autocompress.search.planned import Limits
+
+_MEMORY = "peak_memory_bytes"
+
+
+def limits_of(
+    constraints: Sequence[Constraint],
+    space: Space,
+    context: Context,
+    dense: Mapping[str, Metric],
+    options: Sensitivity,
+) -> Limits | None:
+    """The limits that the tables can tell, None without any; a trial that is trained keeps to them too.
+
+    Args:
+        constraints: Of the run.
+        space: Of the plans.
+        context: Of the model and the target.
+        dense: Metrics of the dense model that the constraints are relative to.
+        options: Has the dense model's costs.
+    """
+    if not constraints:
+        return None
+
+    def allows(vector: Vector) -> bool:
+        return refused_by(cost_of_plan(space.decode(vector), context).metrics, constraints, dense) is None
+
+    memory = [one.limit(dense) for one in constraints if one.metric == _MEMORY]
+
+    def fits(vector: Vector) -> bool:
+        return peak_memory_of_plan(space.decode(vector), context) <= min(memory)
+
+    return Limits(shares_allowed(constraints, dense, options.dense.costs), allows, fits if memory else None)
