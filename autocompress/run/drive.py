@@ -341,8 +341,9 @@ class Driver:
         @cache
         def planner() -> Planner:
             effects, options = tables()
-            limits = limits_of(self.constraints, self.space, context, self.dense_metrics, options)
-            return Planner(effects, options, context.dense.info.blocks, objectives, len(context.validation), limits)
+            dense, blocks = self.dense_metrics, context.dense.info.blocks
+            limits = limits_of(self.constraints, self.space, context, dense, options)
+            return Planner(effects, options, blocks, objectives, len(context.validation), dense, limits)
 
         return _Announced(planner, self.listener)
 

@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from autocompress.core.metric import Metric
 from autocompress.core.model_info import BlockInfo
 from autocompress.core.space import Space, Vector
 from autocompress.proxy.sensitivity import Effects, Sensitivity
@@ -85,6 +86,7 @@ class Planner:
         blocks: Sequence[BlockInfo],
         objectives: Sequence[Objective],
         samples: int,
+        dense: Mapping[str, Metric],
         limits: Limits | None = None,
     ) -> None:
         """Finds what all waves have in common.
@@ -95,9 +97,10 @@ class Planner:
             blocks: That may be dropped.
             objectives: Of the run.
             samples: How many the accuracy of a trial is of.
+            dense: Metrics of the dense model.
             limits: That every plan keeps to, if there are any.
         """
-        self._samples, self._limits = samples, limits
+        self._samples, self._dense, self._limits = samples, dense, limits
         self._effects, self._options, self._blocks, self._objectives = effects, options, blocks, objectives
         space, named = effects.space, [o.name for o in objectives if o.name in options.dense.costs]
         # Work counts beside the objectives: of two plans that cost the same, the one that does less trains longer.
@@ -125,7 +128,7 @@ class Planner:
         The same plans for the same trials, if the waves before were the same too.
 
         Args:
-            known: Trials that say how much loss training brings back; without the dense model they say nothing.
+            known: Trials that say how much loss training brings back.
             count: How many will be picked.
         """
         space, effects = self._effects.space, self._effects
@@ -163,7 +166,7 @@ class Planner:
         return f"{PLANNED_LABEL}, {_told(best[0], self._costs)}", vector_of(self._effects.space, best[0].chosen)
 
     def _outlook(self, known: Sequence[Record]) -> Outlook:
-        tried = list(_tried(self._effects, self._objectives, known))
+        tried = list(_tried(self._effects, self._objectives, known, self._dense))
         limits = None if self._limits is None else self._limits.shares
         return Outlook(self._effects.space, tried, self._options.chance, self._costs, self._samples, limits)
 
@@ -222,12 +225,14 @@ def _combined(
     return found
 
 
-def _tried(effects: Effects, objectives: Sequence[Objective], known: Sequence[Record]) -> Iterator[Tried]:
+def _tried(
+    effects: Effects, objectives: Sequence[Objective], known: Sequence[Record], dense: Mapping[str, Metric]
+) -> Iterator[Tried]:
     """The plans of complete trials measured as wholes, with the share of the accuracy that they lost."""
     accuracy = accuracy_of(objectives)
     done = {record.vector: record.metrics for record in known if record.state == "complete"}
-    dense = done.pop(effects.space.dense_vector, None)
-    if accuracy is None or dense is None:
+    done.pop(effects.space.dense_vector, None)
+    if accuracy is None:
         return
     for part in _measured(effects, [chosen_by(vector) for vector in done], {}):
         yield Tried(part, lost_share(accuracy, done[vector_of(effects.space, part.chosen)], dense))

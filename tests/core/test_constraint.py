@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.core.constraint import Budget, parse_budget, parse_constraint
+from autocompress.core.constraint import Budget, parse_budget, parse_constraint, shares_allowed
 from autocompress.core.metric import UNITS, Metric
 from autocompress.errors import InputError
 
@@ -101,6 +101,16 @@ def test_bad_constraints_say_what_is_allowed(text: str, message: str) -> None:
     assert message in str(caught.value)
     assert repr(text) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_tightest_limit_of_a_cost_is_a_share_of_the_dense_model() -> None:
+    dense = {"size_bytes": Metric.exact(200e3, "bytes"), "peak_memory_bytes": Metric.exact(64e3, "bytes")}
+    texts = ("size<=30%", "size<=20KB", "memory<=32KB", "accuracy>=-1.0")
+    costs = {"size_bytes": 200e3, "latency_ms": 2.0}
+    assert shares_allowed([parse_constraint(text) for text in texts], dense, costs) == {
+        "size_bytes": pytest.approx(0.1)
+    }
+    assert shares_allowed([], {}, costs) == {}
 
 
 def test_a_missing_metric_is_named() -> None:
