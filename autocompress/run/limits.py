@@ -23,7 +23,7 @@ def limits_of(
     dense: Mapping[str, Metric],
     options: Sensitivity,
 ) -> Limits | None:
-    """The limits that the tables can tell, None without any; a trial that is trained keeps to them too.
+    """The limits on costs, None without any; a trial that is trained keeps to them too.
 
     Args:
         constraints: Of the run.
@@ -32,7 +32,8 @@ def limits_of(
         dense: Metrics of the dense model that the constraints are relative to.
         options: Has the dense model's costs.
     """
-    if not constraints:
+    limited = {one.metric for one in constraints} - {"accuracy"}
+    if not limited:
         return None
 
     def allows(vector: Vector) -> bool:

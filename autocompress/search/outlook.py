@@ -81,7 +81,7 @@ class Outlook:
 
     def reached(self, count: int) -> list[Part]:
         """At most `count` of the plans that were tried: those that cover most."""
-        within = [index for index, part in enumerate(self._tried) if self._is_within(part)]
+        within = [index for index, part in enumerate(self._tried) if self.is_within(part)]
         places = [self._ready[index] for index in within]
         return [self._tried[within[index]] for index in covering(places, [], self._scale_of(places), count)]
 
@@ -105,7 +105,7 @@ class Outlook:
             count: How many.
             coming: Parts that are being tried, taken to end where they are expected.
         """
-        near = [part for part in parts if self._is_near(part) and self._is_within(part)]
+        near = [part for part in parts if self._is_near(part) and self.is_within(part)]
         places, beside = self._expected(near), self._expected(coming)
         scale = self._scale_of(places)
         return [near[index] for index in covering(places, [*self._ready, *beside], scale, count)]
@@ -113,7 +113,8 @@ class Outlook:
     def _is_near(self, part: Part) -> bool:
         return all(part.ratios.get(cost, 1.0) >= least for cost, least in self._least.items())
 
-    def _is_within(self, part: Part) -> bool:
+    def is_within(self, part: Part) -> bool:
+        """Whether a part seems to keep to the limits."""
         return all(part.ratios.get(cost, 1.0) <= _GUESSED * most for cost, most in self._limits.items())
 
     def _scale_of(self, places: Sequence[Place]) -> Scale:

@@ -106,21 +106,25 @@ class Planner:
         # Work counts beside the objectives: of two plans that cost the same, the one that does less trains longer.
         self._costs = list(dict.fromkeys([*named, "macs"]))
         self._base = base_of(effects, options)
-        beside = based(effects, options, self._base)
-        self._table = Table(space, beside, named)
-        groups, shared = _structure_groups(space, blocks)
-        bits = [[(place,)] for place in places_of(space, ("quantize",))]
-        # A limit has to be met whatever that loses.
-        worst = math.inf if limits is not None else _WORST_ADDED * options.chance
-        prices = Prices(effects, self._base)
-        # Fewer channels are less work on any device, also where this one has slow kernels for so many.
-        self._descents = [
-            *descents_of(self._table, groups, ("macs", "params", "latency_ms"), worst, prices),
-            *descents_of(Table(space, beside, named, patient=("prune",)), groups, ("macs",), worst, prices),
-        ]
-        self._streams = choices(descents_of(self._table, shared, ("macs", "params"), worst, prices), STREAM_LEVELS)
-        self._bits = choices(descents_of(self._table, bits, ("size_bytes",), worst, prices), BIT_LEVELS)
+        self._beside, self._named = based(effects, options, self._base), named
+        self._table = Table(space, self._beside, named)
+        self._groups, self._shared = _structure_groups(space, blocks)
+        self._spread(_WORST_ADDED * options.chance)
         self._measured: dict[Vector, Part] = {}
+
+    def _spread(self, worst: float) -> None:
+        """Spreads choices over what can be saved up to a sum of losses."""
+        space, table, prices = self._effects.space, self._table, Prices(self._effects, self._base)
+        bits = [[(place,)] for place in places_of(space, ("quantize",))]
+        # Fewer channels are less work on any device, also where this one has slow kernels for so many.
+        patient = Table(space, self._beside, self._named, patient=("prune",))
+        self._descents = [
+            *descents_of(table, self._groups, ("macs", "params", "latency_ms"), worst, prices),
+            *descents_of(patient, self._groups, ("macs",), worst, prices),
+        ]
+        self._streams = choices(descents_of(table, self._shared, ("macs", "params"), worst, prices), STREAM_LEVELS)
+        self._bits = choices(descents_of(table, bits, ("size_bytes",), worst, prices), BIT_LEVELS)
+        self._worst = worst
 
     def prepare(self, known: Sequence[Record], count: int) -> None:
         """Measures, untrained, new plans that cover most of the predicted front beside the known ones.
@@ -131,8 +135,17 @@ class Planner:
             known: Trials that say how much loss training brings back.
             count: How many will be picked.
         """
+        outlook, wanted = self._outlook(known), _MEASURED * count
+        parts = self._parts(known, outlook)
+        if len(parts) < wanted and self._limits is not None and self._worst < math.inf:
+            # Limits have to be kept to whatever that loses.
+            self._spread(math.inf)
+            parts = self._parts(known, outlook)
+        self._measure_best(parts, outlook, count)
+
+    def _parts(self, known: Sequence[Record], outlook: Outlook) -> dict[Vector, Part]:
+        """What may be tried next, as far as it can be told before it is measured."""
         space, effects = self._effects.space, self._effects
-        outlook = self._outlook(known)
         wholes = [_NOTHING, *_structures(effects, self._descents, self._base, outlook)]
         parts = _combined(effects, self._table, self._blocks, wholes, [{}, *self._streams], [{}, *self._bits])
         places = places_of(space, ("prune", "shape", "quantize"))
@@ -143,9 +156,11 @@ class Planner:
         parts |= self._measured
         for record in known:
             parts.pop(record.vector, None)
-        if self._limits is not None and self._limits.fits is not None:
-            parts = {vector: part for vector, part in parts.items() if self._limits.fits(vector)}
-        self._measure_best(parts, outlook, count)
+        if self._limits is None:
+            return parts
+        within = {vector: part for vector, part in parts.items() if outlook.is_within(part)}
+        fits = self._limits.fits
+        return within if fits is None else {vector: part for vector, part in within.items() if fits(vector)}
 
     def pick(self, known: Sequence[Record], pending: Collection[Vector]) -> tuple[str, Vector] | None:
         """The measured plan that is expected to add most to the front, named; None if none adds anything.
