@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from autocompress.core.constraint import Constraint, shares_allowed
 from autocompress.core.metric import Metric
 from autocompress.core.space import Space, Vector
+from autocompress.errors import AutoCompressError
 from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_plan, peak_memory_of_plan
 from autocompress.proxy.sensitivity import Sensitivity
@@ -37,11 +38,19 @@ def limits_of(
         return None
 
     def allows(vector: Vector) -> bool:
-        return refused_by(cost_of_plan(space.decode(vector), context).metrics, constraints, dense) is None
+        try:
+            metrics = cost_of_plan(space.decode(vector), context).metrics
+        except AutoCompressError:
+            # It cannot be applied.
+            return False
+        return refused_by(metrics, constraints, dense) is None
 
     memory = [one.limit(dense) for one in constraints if one.metric == _MEMORY]
 
     def fits(vector: Vector) -> bool:
-        return peak_memory_of_plan(space.decode(vector), context) <= min(memory)
+        try:
+            return peak_memory_of_plan(space.decode(vector), context) <= min(memory)
+        except AutoCompressError:
+            return False
 
     return Limits(shares_allowed(constraints, dense, options.dense.costs), allows, fits if memory else None)
