@@ -264,6 +264,8 @@ class RayWorkers:
             for level, message in answer.logged:
                 LOG.log(level, "%s", message)
             if answer.disk is not None:
+                # The worker itself is well.
+                self._idle.append(running.worker)
                 raise DiskError(answer.disk)
             self._done.append(Done(key, answer.result, answer.error))
         self._idle.append(running.worker)
