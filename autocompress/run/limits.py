@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from autocompress.core.constraint import Constraint, shares_allowed
 from autocompress.core.metric import Metric
@@ -33,10 +34,11 @@ def limits_of(
         dense: Metrics of the dense model that the constraints are relative to.
         options: Has the dense model's costs.
     """
-    limited = {one.metric for one in constraints} - {"accuracy"}
-    if not limited:
+    if all(one.metric == "accuracy" for one in constraints):
         return None
 
+    # The same plans come up wave after wave.
+    @cache
     def allows(vector: Vector) -> bool:
         try:
             metrics = cost_of_plan(space.decode(vector), context).metrics
@@ -45,12 +47,14 @@ def limits_of(
             return False
         return refused_by(metrics, constraints, dense) is None
 
-    memory = [one.limit(dense) for one in constraints if one.metric == _MEMORY]
+    memory = min((one.limit(dense) for one in constraints if one.metric == _MEMORY), default=None)
 
+    @cache
     def fits(vector: Vector) -> bool:
+        assert memory is not None
         try:
-            return peak_memory_of_plan(space.decode(vector), context) <= min(memory)
+            return peak_memory_of_plan(space.decode(vector), context) <= memory
         except AutoCompressError:
             return False
 
-    return Limits(shares_allowed(constraints, dense, options.dense.costs), allows, fits if memory else None)
+    return Limits(shares_allowed(constraints, dense, options.dense.costs), allows, None if memory is None else fits)

@@ -106,21 +106,21 @@ class Planner:
         # Work counts beside the objectives: of two plans that cost the same, the one that does less trains longer.
         self._costs = list(dict.fromkeys([*named, "macs"]))
         self._base = base_of(effects, options)
-        self._beside, self._named = based(effects, options, self._base), named
-        self._table = Table(space, self._beside, named)
+        beside = based(effects, options, self._base)
+        self._table, self._prices = Table(space, beside, named), Prices(effects, self._base)
+        # Fewer channels are less work on any device, also where this one has slow kernels for so many.
+        self._patient = Table(space, beside, named, patient=("prune",))
         self._groups, self._shared = _structure_groups(space, blocks)
         self._spread(_WORST_ADDED * options.chance)
         self._measured: dict[Vector, Part] = {}
 
     def _spread(self, worst: float) -> None:
         """Spreads choices over what can be saved up to a sum of losses."""
-        space, table, prices = self._effects.space, self._table, Prices(self._effects, self._base)
-        bits = [[(place,)] for place in places_of(space, ("quantize",))]
-        # Fewer channels are less work on any device, also where this one has slow kernels for so many.
-        patient = Table(space, self._beside, self._named, patient=("prune",))
+        table, prices = self._table, self._prices
+        bits = [[(place,)] for place in places_of(table.space, ("quantize",))]
         self._descents = [
             *descents_of(table, self._groups, ("macs", "params", "latency_ms"), worst, prices),
-            *descents_of(patient, self._groups, ("macs",), worst, prices),
+            *descents_of(self._patient, self._groups, ("macs",), worst, prices),
         ]
         self._streams = choices(descents_of(table, self._shared, ("macs", "params"), worst, prices), STREAM_LEVELS)
         self._bits = choices(descents_of(table, bits, ("size_bytes",), worst, prices), BIT_LEVELS)
