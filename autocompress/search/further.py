@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from autocompress.proxy.sensitivity import Effects
-from autocompress.search.parts import Part, Table, vector_of
+from autocompress.search.parts import BITS, Part, Table, places_of, vector_of
 
 # So many decisions are taken one option further at once.
 _STEPS = (1, 2, 4, 8, 16, 32)
@@ -22,7 +22,7 @@ def further_parts(effects: Effects, table: Table, part: Part, places: Collection
         part: Measured as a whole.
         places: The decisions that change anything.
     """
-    steps = sorted(_steps(table, part, places))
+    steps, bits = sorted(_steps(table, part, places)), set(places_of(effects.space, BITS))
     alone = table.part(part.chosen).loss
     together = max(1.0, part.loss / alone) if alone > 0.0 else 1.0
     left = sum(table.largest(place, "size_bytes") for place in places) or 1.0
@@ -33,11 +33,13 @@ def further_parts(effects: Effects, table: Table, part: Part, places: Collection
         costs = effects.structure_costs_of(vector_of(effects.space, chosen))
         if start is None or costs is None:
             continue
-        more = sum(table.loss(p, o) - table.loss(p, part.chosen.get(p, 0)) for _, p, o in taken)
+        more = {p: max(0.0, table.loss(p, o) - table.loss(p, part.chosen.get(p, 0))) for _, p, o in taken}
         saved = sum(_saved(table, part, p, o) for _, p, o in taken)
         ratios = {name: part.ratios[name] * costs[name] / max(start[name], 1e-12) for name in costs}
         size = part.ratios["size_bytes"] * max(_LEAST_LEFT, 1.0 - max(0.0, saved) / left)
-        yield Part(chosen, part.loss + together * max(0.0, more), {**part.ratios, **ratios, "size_bytes": size})
+        loss = part.loss + together * sum(more.values())
+        rounding = part.rounding + together * sum(added for p, added in more.items() if p in bits)
+        yield Part(chosen, loss, {**part.ratios, **ratios, "size_bytes": size}, rounding)
 
 
 def _steps(table: Table, part: Part, places: Collection[int]) -> Iterator[tuple[float, int, int]]:

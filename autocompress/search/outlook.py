@@ -140,8 +140,10 @@ class Outlook:
             lost *= expected_rest("resolution") / expected_rest("")
         return Place(lost, part.ratios)
 
-    def _known(self, part: Part) -> tuple[float, float]:
-        return part.loss / self._chance, part.ratios.get("params", 1.0)
+    def _known(self, part: Part) -> tuple[float, float, float]:
+        """What the law is of: the loss without rounding, what that adds, and the weights that are left."""
+        cuts = max(0.0, part.loss - part.rounding)
+        return cuts / self._chance, part.rounding / self._chance, part.ratios.get("params", 1.0)
 
     def _matrix(self, parts: Sequence[Part]) -> NDArray[np.int8]:
         return np.array([vector_of(self._space, part.chosen) for part in parts], dtype=np.int8)

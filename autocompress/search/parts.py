@@ -11,6 +11,7 @@ from autocompress.core.space import Space, Vector
 from autocompress.proxy.sensitivity import Effect, Effects, Sensitivity
 
 STRUCTURE = ("drop", "prune", "shape")
+BITS = ("quantize",)
 # Savings that meet may add up to more than there is; so much is left of any cost.
 _LEAST_SHARE = 1e-4
 
@@ -23,15 +24,17 @@ class Part:
         chosen: Option by place of the decision.
         loss: Sum of the losses that the options add to the dense plan's.
         ratios: By cost, the share of the dense cost that is left.
+        rounding: What few bits have of the loss.
     """
 
     chosen: Mapping[int, int]
     loss: float
     ratios: Mapping[str, float]
+    rounding: float = 0.0
 
     def taking(self, cost: str, share: float) -> Part:
         """The same with another share of one cost."""
-        return Part(self.chosen, self.loss, {**self.ratios, cost: share})
+        return replace(self, ratios={**self.ratios, cost: share})
 
 
 class Table:
@@ -50,6 +53,7 @@ class Table:
         """
         self.space = space
         self._patient = {place for place, decision in enumerate(space.decisions) if decision.kind in patient}
+        self._bits = set(places_of(space, BITS))
         self._effects = [effects.options[decision.name] for decision in space.decisions]
         self._dense = effects.dense
         self._objectives = objectives
@@ -76,12 +80,13 @@ class Table:
 
     def part(self, chosen: Mapping[int, int]) -> Part:
         """Losses and savings added up."""
-        loss = sum(self.loss(place, option) for place, option in chosen.items())
+        losses = {place: self.loss(place, option) for place, option in chosen.items()}
+        rounding = sum(loss for place, loss in losses.items() if place in self._bits)
         ratios = {
             cost: max(_LEAST_SHARE, 1.0 - sum(self.saving(p, o, cost) for p, o in chosen.items()) / max(dense, 1e-12))
             for cost, dense in self._dense.costs.items()
         }
-        return Part(dict(chosen), loss, ratios)
+        return Part(dict(chosen), sum(losses.values()), ratios, rounding)
 
     def part_of(self, chosen: Mapping[int, int], left: Collection[int], places: Sequence[int]) -> Part:
         """Losses and savings added up where only some places are left, as shares of what those cost together.
@@ -95,7 +100,7 @@ class Table:
         for cost, ratio in part.ratios.items():
             share = sum(self.largest(p, cost) for p in left) / max(sum(self.largest(p, cost) for p in places), 1e-12)
             ratios[cost] = max(_LEAST_SHARE, 1.0 - (1.0 - ratio) / share) if share > 0 else 1.0
-        return Part(part.chosen, part.loss, ratios)
+        return replace(part, ratios=ratios)
 
     def share(self, costs: Mapping[str, float], cost: str) -> float:
         """What is left of a dense cost."""
@@ -144,7 +149,7 @@ def base_of(effects: Effects, options: Sensitivity) -> dict[int, int]:
     structure that is never shipped in floats is not judged in them.
     """
     space = effects.space
-    places = places_of(space, ("quantize",))
+    places = places_of(space, BITS)
     firsts = [options.options[space.decisions[place].name][1:2] for place in places]
     base = dict.fromkeys(places, 1) if all(first and first[0] is not None for first in firsts) else {}
     costs = effects.structure_costs_of(vector_of(space, base))
@@ -208,4 +213,5 @@ def together(parts: Sequence[Part]) -> Part:
     """Losses add, shares of the costs multiply."""
     costs = {cost for part in parts for cost in part.ratios}
     ratios = {cost: math.prod(part.ratios.get(cost, 1.0) for part in parts) for cost in costs}
-    return Part(union(part.chosen for part in parts), sum(part.loss for part in parts), ratios)
+    loss, rounding = sum(part.loss for part in parts), sum(part.rounding for part in parts)
+    return Part(union(part.chosen for part in parts), loss, ratios, rounding)

@@ -28,6 +28,7 @@ from autocompress.search.descent import Descent, choices, descents_of
 from autocompress.search.further import further_parts
 from autocompress.search.outlook import WORST_LOST, Outlook, Tried
 from autocompress.search.parts import (
+    BITS,
     STRUCTURE,
     Part,
     Prices,
@@ -117,7 +118,7 @@ class Planner:
     def _spread(self, worst: float) -> None:
         """Spreads choices over what can be saved up to a sum of losses."""
         table, prices = self._table, self._prices
-        bits = [[(place,)] for place in places_of(table.space, ("quantize",))]
+        bits = [[(place,)] for place in places_of(table.space, BITS)]
         self._descents = [
             *descents_of(table, self._groups, ("macs", "params", "latency_ms"), worst, prices),
             *descents_of(self._patient, self._groups, ("macs",), worst, prices),
@@ -148,7 +149,7 @@ class Planner:
         space, effects = self._effects.space, self._effects
         wholes = [_NOTHING, *_structures(effects, self._descents, self._base, outlook)]
         parts = _combined(effects, self._table, self._blocks, wholes, [{}, *self._streams], [{}, *self._bits])
-        places = places_of(space, ("prune", "shape", "quantize"))
+        places = places_of(space, ("prune", "shape", *BITS))
         for reached in outlook.reached(_EXTENDED):
             left = _undropped(space, self._blocks, reached, places)
             for part in further_parts(effects, self._table, reached, left):
@@ -174,14 +175,18 @@ class Planner:
         coming = [self._measured[vector] for vector in pending if vector in self._measured]
         # Nothing is measured while trials run.
         dense = self._effects.space.dense_vector
-        told = [one for one in known if one.vector == dense or self._effects.known(one.vector) is not None]
+        told = [one for one in known if one.vector == dense or self._is_measured(one.vector)]
         best = self._outlook(told).best(left, 1, coming)
         if not best:
             return None
         return f"{PLANNED_LABEL}, {_told(best[0], self._costs)}", vector_of(self._effects.space, best[0].chosen)
 
+    def _is_measured(self, vector: Vector) -> bool:
+        unrounded = _unrounded(self._effects.space, vector, self._base)
+        return all(self._effects.known(one) is not None for one in (vector, unrounded))
+
     def _outlook(self, known: Sequence[Record]) -> Outlook:
-        tried = list(_tried(self._effects, self._objectives, known, self._dense))
+        tried = list(_tried(self._effects, self._objectives, known, self._dense, self._base))
         limits = None if self._limits is None else self._limits.shares
         return Outlook(self._effects.space, tried, self._options.chance, self._costs, self._samples, limits)
 
@@ -194,7 +199,7 @@ class Planner:
                 return
             for vector in unknown:
                 del parts[vector]
-            for part in _measured(self._effects, list(unknown.values()), {}):
+            for part in _taken_apart(self._effects, list(unknown.values()), self._base):
                 vector = vector_of(space, part.chosen)
                 parts[vector] = self._measured[vector] = part
 
@@ -223,7 +228,7 @@ def _combined(
 ) -> dict[Vector, Part]:
     """Every structure with every width of the streams, the best bits for every size and every input size."""
     space = table.space
-    quantizers = places_of(space, ("quantize",))
+    quantizers = places_of(space, BITS)
     # A layer in integers between two in floats pays for the way there and back: time does not add up.
     told = [(chosen, effects.structure_costs_of(vector_of(space, chosen))) for chosen in bits]
     timed = [(chosen, table.share(costs, "latency_ms")) for chosen, costs in told if costs is not None]
@@ -241,7 +246,11 @@ def _combined(
 
 
 def _tried(
-    effects: Effects, objectives: Sequence[Objective], known: Sequence[Record], dense: Mapping[str, Metric]
+    effects: Effects,
+    objectives: Sequence[Objective],
+    known: Sequence[Record],
+    dense: Mapping[str, Metric],
+    base: Mapping[int, int],
 ) -> Iterator[Tried]:
     """The plans of complete trials measured as wholes, with the share of the accuracy that they lost."""
     accuracy = accuracy_of(objectives)
@@ -249,7 +258,7 @@ def _tried(
     done.pop(effects.space.dense_vector, None)
     if accuracy is None:
         return
-    for part in _measured(effects, [chosen_by(vector) for vector in done], {}):
+    for part in _taken_apart(effects, [chosen_by(vector) for vector in done], base):
         yield Tried(part, lost_share(accuracy, done[vector_of(effects.space, part.chosen)], dense))
 
 
@@ -267,6 +276,23 @@ def _measured(effects: Effects, family: Sequence[Mapping[int, int]], base: Mappi
         if start is not None and effect is not None:
             ratios = {cost: effect.costs[cost] / max(start.costs[cost], 1e-12) for cost in start.costs}
             yield Part(chosen, max(0.0, effect.loss - start.loss), ratios)
+
+
+def _taken_apart(effects: Effects, family: Sequence[Mapping[int, int]], base: Mapping[int, int]) -> Iterator[Part]:
+    """Plans measured as wholes, and what their bits have of the loss beside those of a base."""
+    space = effects.space
+    vectors = [vector_of(space, chosen) for chosen in family]
+    effects.of([*vectors, *(_unrounded(space, vector, base) for vector in vectors)])
+    for part in _measured(effects, family, {}):
+        vector = vector_of(space, part.chosen)
+        whole, cuts = effects.known(vector), effects.known(_unrounded(space, vector, base))
+        added = 0.0 if whole is None or cuts is None else whole.loss - cuts.loss
+        yield replace(part, rounding=min(part.loss, max(0.0, added)))
+
+
+def _unrounded(space: Space, vector: Vector, base: Mapping[int, int]) -> Vector:
+    """The plan with the bits of a base."""
+    return vector_of(space, {**chosen_by(vector), **{place: base.get(place, 0) for place in places_of(space, BITS)}})
 
 
 def _structure_groups(space: Space, blocks: Sequence[BlockInfo]) -> tuple[_Groups, _Groups]:

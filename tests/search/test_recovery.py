@@ -6,44 +6,58 @@ from hypothesis import strategies as st
 
 from autocompress.search.recovery import Recovery, Trained, expected_rest, recovery_of, rest_kind
 
-LAW = Recovery(0.05, 0.4, 0.6)
+LAW = Recovery(0.05, 0.4, 0.6, 0.3)
 PLANS = [(loss, params) for loss in (0.001, 0.01, 0.1, 0.5) for params in (1.0, 0.3, 0.05)]
 
 
 def trained(law: Recovery) -> list[Trained]:
-    return [Trained(loss, params, law.lost(loss, params)) for loss, params in PLANS]
+    parts = [(loss * (1.0 - bits), loss * bits, params) for loss, params in PLANS for bits in (0.0, 0.5, 1.0)]
+    return [Trained(*part, law.lost(*part)) for part in parts]
 
 
 def test_a_law_is_found_again_and_tells_plans_beyond_the_tried_ones() -> None:
     found = recovery_of(trained(LAW))
-    assert found.lost(1.0, 0.02) == pytest.approx(LAW.lost(1.0, 0.02), rel=0.25)
+    assert found.lost(1.0, 0.0, 0.02) == pytest.approx(LAW.lost(1.0, 0.0, 0.02), rel=0.25)
     assert found.need == pytest.approx(LAW.need, abs=0.1)
+    assert found.ease == pytest.approx(LAW.ease, rel=0.25)
 
 
 def test_without_trials_losses_and_missing_weights_both_count() -> None:
     law = recovery_of([])
-    assert law.lost(0.01, 1.0) < law.lost(0.1, 1.0) < law.lost(0.1, 0.1) < 1.0
+    assert law.lost(0.01, 0.0, 1.0) < law.lost(0.1, 0.0, 1.0) < law.lost(0.1, 0.0, 0.1) < 1.0
+    assert law.lost(0.01, 0.0, 1.0) < law.lost(0.01, 0.09, 1.0) < law.lost(0.1, 0.0, 1.0)
+
+
+def test_rounding_counts_for_what_it_did_in_trials() -> None:
+    cuts = [Trained(loss, 0.0, 1.0, 0.1 * loss**0.5) for loss in (0.01, 0.05, 0.2)]
+    easy, hard = (
+        recovery_of([*cuts, *(Trained(0.0, loss, 1.0, 0.1 * (share * loss) ** 0.5) for loss in (0.01, 0.05, 0.2))])
+        for share in (0.1, 1.0)
+    )
+    assert easy.ease < recovery_of([]).ease < hard.ease
+    assert easy.lost(0.0, 0.1, 1.0) < easy.lost(0.1, 0.0, 1.0)
 
 
 def test_a_single_exception_changes_little() -> None:
-    spoiled = recovery_of([*trained(LAW), Trained(0.02, 0.4, 0.8)])
-    assert spoiled.lost(0.02, 0.4) < 2.0 * LAW.lost(0.02, 0.4)
+    spoiled = recovery_of([*trained(LAW), Trained(0.02, 0.0, 0.4, 0.8)])
+    assert spoiled.lost(0.02, 0.0, 0.4) < 2.0 * LAW.lost(0.02, 0.0, 0.4)
 
 
 def test_a_few_trials_move_the_law_towards_what_they_lost() -> None:
-    easy, hard = (recovery_of([Trained(0.1, 0.5, lost)] * 3) for lost in (0.005, 0.2))
-    assert easy.lost(0.1, 0.5) < recovery_of([]).lost(0.1, 0.5) < hard.lost(0.1, 0.5)
+    easy, hard = (recovery_of([Trained(0.1, 0.0, 0.5, lost)] * 3) for lost in (0.005, 0.2))
+    assert easy.lost(0.1, 0.0, 0.5) < recovery_of([]).lost(0.1, 0.0, 0.5) < hard.lost(0.1, 0.0, 0.5)
 
 
 @given(
     st.lists(
-        st.builds(Trained, st.floats(0.0, 5.0), st.floats(1e-4, 1.0), st.floats(-0.05, 1.0)),
+        st.builds(Trained, st.floats(0.0, 5.0), st.floats(0.0, 5.0), st.floats(1e-4, 1.0), st.floats(-0.05, 1.0)),
         max_size=30,
     )
 )
 def test_whatever_was_tried_more_loss_and_fewer_weights_are_never_better(tried: list[Trained]) -> None:
     law = recovery_of(tried)
-    assert 0.0 < law.lost(0.01, 1.0) <= law.lost(0.1, 1.0) <= law.lost(0.1, 0.1) <= 1.0
+    assert 0.0 < law.lost(0.01, 0.0, 1.0) <= law.lost(0.1, 0.0, 1.0) <= law.lost(0.1, 0.0, 0.1) <= 1.0
+    assert law.lost(0.01, 0.0, 1.0) <= law.lost(0.01, 0.1, 1.0)
 
 
 def test_what_was_changed_tells_what_training_leaves() -> None:
