@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -77,6 +77,20 @@ def compress(
         reference: Outputs of the dense model to which what is left is fitted; None leaves the weights as they are.
         seed: For the criterion `random`.
     """
+    shaped = reshape(traced, plan, weights=weights, gradients=gradients, reference=reference, seed=seed)
+    return with_values(traced, shaped, plan, weights=weights)
+
+
+def reshape(
+    traced: Traced,
+    plan: Plan,
+    *,
+    weights: bool = True,
+    gradients: Gradients | None = None,
+    reference: Reference | None = None,
+    seed: int = 0,
+) -> Compressed:
+    """What `compress` does before zeros and bits: the same for all plans that share their `structure`."""
     asked = plan
     plan, notes = for_student(traced, plan) if plan.student.choices else (plan, [])
     _check_names(traced, plan)
@@ -96,10 +110,17 @@ def compress(
     module.eval()
     if reference is not None and (removed or factors or plan.student.drop):
         repair(module, reference, traced.coupling, frozenset(removed), factors)
-    _values(module, plan, factors, weights)
-    module.recompile()
-    module.eval()
     return Compressed(module, asked, traced.inputs, frozenset(removed), factors, (*notes, *refused))
+
+
+def with_values(traced: Traced, shaped: Compressed, plan: Plan, *, weights: bool = True) -> Compressed:
+    """Zeros and bits of a plan in the module that `reshape` made of its structure, in place."""
+    fitting, notes = for_student(traced, plan) if plan.student.choices else (plan, [])
+    _check_names(traced, fitting)
+    _values(shaped.module, fitting, shaped.factors, weights)
+    shaped.module.recompile()
+    shaped.module.eval()
+    return replace(shaped, plan=plan, notes=tuple(dict.fromkeys((*notes, *shaped.notes))))
 
 
 def choose_channels(

@@ -190,10 +190,15 @@ class Plan:
         return self == Plan()
 
     @property
+    def structure(self) -> Plan:
+        """The same plan without zeros and bits."""
+        low = [(name, tuple(op for op in ops if isinstance(op, LowRank))) for name, ops in self.layers]
+        return Plan(self.student, self.groups, tuple(low))
+
+    @property
     def changes_shapes(self) -> bool:
         """True if blocks, channels or ranks go: layers then have other inputs than the dense model's."""
-        low = any(isinstance(op, LowRank) for _, ops in self.layers for op in ops)
-        return bool(self.student.drop or self.groups) or low
+        return bool(self.student.drop or self.groups or self.structure.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, ready for YAML or JSON; `from_dict` gives the same plan back."""

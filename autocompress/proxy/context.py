@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from autocompress.compress.apply import compress
+from autocompress.compress.apply import Compressed, compress, reshape
 from autocompress.compress.calibrate import Statistics, batch_statistics
 from autocompress.compress.planned import PlannedNetworks
 from autocompress.compress.repair import Reference, reference_outputs
@@ -81,6 +81,7 @@ class Context:
     _planned: dict[_Architecture, PlannedNetworks] = field(default_factory=dict, repr=False)
     _statistics: dict[_Architecture, Statistics] = field(default_factory=dict, repr=False)
     _references: dict[_Architecture, Reference] = field(default_factory=dict, repr=False)
+    _shaped: dict[Plan, Compressed] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, object]:
         """What another process needs; what was computed from it is computed there again."""
@@ -96,7 +97,7 @@ class Context:
     def with_calibration(self, samples: int) -> Context:
         """The same with fewer calibration samples; the traced models are shared."""
         effort = replace(self.effort, calibration_samples=samples)
-        return replace(self, effort=effort, _statistics={}, _references={})
+        return replace(self, effort=effort, _statistics={}, _references={}, _shaped={})
 
     def working(self) -> AbstractContextManager[None]:
         """Is held while something is computed: where this machine is the target, measurements wait for its end."""
@@ -135,6 +136,28 @@ class Context:
                 resolution=plan.student.resolution,
             )
         return self._traced[key]
+
+    def shaped(self, plan: Plan) -> Compressed:
+        """The plan's structure, its weights fitted; the last one is kept, since plans are measured that share theirs.
+
+        Raises:
+            PlanError: as `traced`, or the plan names what the model does not have.
+        """
+        structure = plan.structure
+        if structure not in self._shaped:
+            self._shaped.clear()
+            self._shaped[structure] = self._reshaped(structure)
+        return self._shaped[structure]
+
+    def _reshaped(self, plan: Plan) -> Compressed:
+        is_taylor = any(op.criterion == "taylor" for _, op in plan.groups)
+        if is_taylor and plan.student.choices:
+            raise PlanError(
+                "criterion 'taylor' needs gradients, which an untrained student has none of: use 'l1' or 'l2'"
+            )
+        gradients = self.gradients if is_taylor else None
+        reference = self.reference(plan) if plan.changes_shapes else None
+        return reshape(self.traced(plan), plan, gradients=gradients, reference=reference, seed=self.seed)
 
     def network(self, plan: Plan) -> Network:
         """The operators of the compressed model, from the plan alone wherever that is possible.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, fx, nn
 
-from autocompress.compress.apply import Compressed, compress
+from autocompress.compress.apply import Compressed, with_values
 from autocompress.compress.calibrate import calibrate
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
@@ -22,7 +23,7 @@ from autocompress.core.target import LatencyEstimate
 from autocompress.emit.fold import fold_batchnorm
 from autocompress.emit.onnx_export import export_onnx
 from autocompress.emit.settle import settle_biases
-from autocompress.errors import PlanError, RunError
+from autocompress.errors import RunError
 from autocompress.graph.couple import NORM_MODULES
 from autocompress.graph.info import layer_infos, total_macs
 from autocompress.proxy.context import Context
@@ -166,12 +167,8 @@ def realise(plan: Plan, context: Context) -> Compressed:
     """The compressed and calibrated model of a plan, before any training."""
     torch.manual_seed(_seed(plan, context))
     traced = context.traced(plan)
-    is_taylor = any(op.criterion == "taylor" for _, op in plan.groups)
-    if is_taylor and plan.student.choices:
-        raise PlanError("criterion 'taylor' needs gradients, which an untrained student has none of: use 'l1' or 'l2'")
-    gradients = context.gradients if is_taylor else None
-    reference = context.reference(plan) if plan.changes_shapes else None
-    compressed = compress(traced, plan, gradients=gradients, reference=reference, seed=context.seed)
+    shaped = context.shaped(plan)
+    compressed = with_values(traced, replace(shaped, module=copy.deepcopy(shaped.module)), plan)
     if not plan.is_dense:
         statistics = context.statistics(plan)
         calibrate(compressed.module, context.calibration, statistics, traced.coupling, compressed.removed)

@@ -281,8 +281,9 @@ def _measured(effects: Effects, family: Sequence[Mapping[int, int]], base: Mappi
 def _taken_apart(effects: Effects, family: Sequence[Mapping[int, int]], base: Mapping[int, int]) -> Iterator[Part]:
     """Plans measured as wholes, and what their bits have of the loss beside those of a base."""
     space = effects.space
-    vectors = [vector_of(space, chosen) for chosen in family]
-    effects.of([*vectors, *(_unrounded(space, vector, base) for vector in vectors)])
+    # One after the other, since they share their cuts.
+    pairs = ((vector, _unrounded(space, vector, base)) for vector in (vector_of(space, chosen) for chosen in family))
+    effects.of(list(itertools.chain.from_iterable(pairs)))
     for part in _measured(effects, family, {}):
         vector = vector_of(space, part.chosen)
         whole, cuts = effects.known(vector), effects.known(_unrounded(space, vector, base))

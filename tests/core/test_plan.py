@@ -35,6 +35,14 @@ def test_a_plan_survives_plain_data() -> None:
     assert not EXAMPLE.is_dense
 
 
+def test_the_structure_is_all_but_zeros_and_bits() -> None:
+    assert EXAMPLE.structure == Plan(EXAMPLE.student, EXAMPLE.groups, (("fc", (LowRank(0.5),)),))
+    assert EXAMPLE.structure.changes_shapes
+    bits = Plan(layers=(("fc", (Sparsify(0.5), Quantize(4))),))
+    assert bits.structure.is_dense
+    assert not bits.changes_shapes
+
+
 def test_the_digest_names_the_content_and_is_stable() -> None:
     same = Plan(EXAMPLE.student, EXAMPLE.groups[::-1], EXAMPLE.layers[::-1])
     assert same.digest == EXAMPLE.digest

@@ -88,6 +88,20 @@ def test_untrained_is_what_calibration_gives(context: Context) -> None:
     assert all(torch.equal(value, wanted[name]) for name, value in result.module.state_dict().items())
 
 
+def test_plans_that_share_their_structure_have_it_made_once(context: Context) -> None:
+    shared = [Plan(groups=PLAN.groups, layers=(("3", ops),)) for ops in ((), (Quantize(8),), (LowRank(0.5),))]
+    fresh = [realise(plan, tiny_context()).module.state_dict() for plan in (PLAN, *shared)]
+    shaped = context.shaped(PLAN)
+    for plan, wanted in zip((PLAN, *shared, PLAN), (*fresh, fresh[0]), strict=True):
+        compressed = realise(plan, context)
+        assert compressed.plan == plan
+        found = compressed.module.state_dict()
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(value, wanted[name]) for name, value in found.items())
+    assert context.shaped(PLAN) is not shaped
+    assert context.shaped(PLAN) is context.shaped(shared[0]) is not context.shaped(shared[2])
+
+
 def test_training_goes_on_from_where_it_ended(context: Context) -> None:
     first = evaluate(PLAN, "short", context)
     second = evaluate(PLAN, "full", context, steps=0, start=first.module.state_dict())
