@@ -1,8 +1,9 @@
 """What controllers and the study take of a long run: `python scripts/bench_overheads.py`.
 
 A made-up space of 150 decisions and 2,000 finished trials at random, in a journal as a run keeps it: the time of the
-next ask and tell, of opening the run again with a first ask, and of an additive front. Prints the machine,
-versions and seed. Controllers that measure plans untrained are left out: their asks do not depend on the trials.
+next ask and tell, of opening the run again with a first ask, and of an additive front. The planner's effects are made
+up as well, so that its time is what it takes beside measuring. Prints the machine, versions and seed. Controllers that
+measure plans untrained are left out: their asks do not depend on the trials.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ import torch
 from autocompress.core.decision import Decision, Option
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Prune, Quantize
-from autocompress.core.space import Space
+from autocompress.core.space import Space, Vector
+from autocompress.proxy.sensitivity import COSTS, Effect, Effects, Meter
+from autocompress.run.drive import WAVE
 from autocompress.run.environment import versions
 from autocompress.run.study import Study
 from autocompress.search.additive import BUCKETS, additive_front
 from autocompress.search.controllers import CONTROLLERS, PLANNED, WITH_TABLES, make_controller, no_tables
+from autocompress.search.planned import Planner
 from autocompress.search.record import Objective, Record
 from autocompress.search.stopping import telling_of
 from autocompress.targets.calibrate import cpu_model
@@ -64,6 +68,50 @@ def filled(folder: Path, space: Space, trials: int) -> Study:
     for _ in range(trials):
         add(study, space, rng)
     return study
+
+
+class MadeUp(Meter):
+    """Measures plans of the made-up space: what options lose and save adds up."""
+
+    def __init__(self, space: Space) -> None:
+        """Draws what every option does."""
+        rng = np.random.default_rng(SEED)
+        self.space = space
+        self._losses = [np.sort(rng.uniform(0.0, 0.02, len(decision.options))) for decision in space.decisions]
+        self._saved = [np.sort(rng.uniform(0.0, 0.9, len(decision.options))) for decision in space.decisions]
+
+    @property
+    def digest(self) -> str:
+        """Of the only one there is."""
+        return "made up"
+
+    @property
+    def chance(self) -> float:
+        """That of ten classes."""
+        return 2.3
+
+    def measured(self, vector: Vector) -> Effect:
+        """Sums."""
+        return Effect(sum(losses[one] for losses, one in zip(self._losses, vector, strict=True)), self.costs(vector))
+
+    def costs(self, vector: Vector) -> dict[str, float]:
+        """All of them the same share of the dense model's."""
+        saved = [float(shares[one]) if one else 0.0 for shares, one in zip(self._saved, vector, strict=True)]
+        return dict.fromkeys(COSTS, 1e6 * (1.0 - sum(saved) / len(saved)))
+
+    def structure_costs(self, vector: Vector) -> dict[str, float]:
+        """The same."""
+        return self.costs(vector)
+
+
+def planned_ms(study: Study, space: Space, folder: Path) -> tuple[float, list[float]]:
+    """The milliseconds of a wave put together after all trials, and of picks from it."""
+    effects, known = Effects(MadeUp(space), folder / "effects.jsonl"), study.records()
+    effects.of([record.vector for record in known])
+    dense = {"accuracy": Metric.exact(90.0, "percent")}
+    planner = Planner(effects, effects.of_options(), (), OBJECTIVES, 5_000, dense)
+    wave = taken_ms(lambda: planner.prepare(known, WAVE))
+    return wave, [taken_ms(lambda: planner.pick(known, ())) for _ in range(REPEATS)]
 
 
 def add(study: Study, space: Space, rng: np.random.Generator) -> float:
@@ -112,6 +160,9 @@ def main() -> None:
         print(f"| open the run and read all trials | {np.median(opened):.0f} |")
         seconds = front_s(150, 150)
         print(f"| the additive front of 150 groups of 150 options | {seconds * 1e3:.0f} |")
+        wave, picks = planned_ms(study, space, Path(name))
+        print(f"| a wave of the planner put together, without measuring | {wave:.0f} |")
+        print(f"| a pick of the planner | {np.median(picks):.0f} |")
         print(f"\nThe front adds up {150 * 150 * BUCKETS / seconds * 1e-6:.0f} million choices a second.")
         print("\n| controller | first ask after opening, ms | ask, ms |\n|---|---|---|")
         for controller in (each for each in CONTROLLERS if each not in (*WITH_TABLES, PLANNED)):

@@ -175,47 +175,58 @@ class Planner:
         coming = [self._measured[vector] for vector in pending if vector in self._measured]
         # Nothing is measured while trials run.
         dense = self._effects.space.dense_vector
-        told = [one for one in known if one.vector == dense or self._is_measured(one.vector)]
+        told = [one for one in known if one.vector == dense or self._is_known(one.vector)]
         best = self._outlook(told).best(left, 1, coming)
         if not best:
             return None
         return f"{PLANNED_LABEL}, {_told(best[0], self._costs)}", vector_of(self._effects.space, best[0].chosen)
 
-    def _is_measured(self, vector: Vector) -> bool:
+    def _is_known(self, vector: Vector) -> bool:
+        if vector in self._measured:
+            return True
         unrounded = _unrounded(self._effects.space, vector, self._base)
         return all(self._effects.known(one) is not None for one in (vector, unrounded))
 
+    def _wholes(self, vectors: Collection[Vector]) -> dict[Vector, Part]:
+        """Those of the plans that can be applied, measured as wholes."""
+        new = [vector for vector in vectors if vector not in self._measured]
+        self._measured |= _taken_apart(self._effects, new, self._base)
+        return {vector: self._measured[vector] for vector in vectors if vector in self._measured}
+
     def _outlook(self, known: Sequence[Record]) -> Outlook:
-        tried = list(_tried(self._effects, self._objectives, known, self._dense, self._base))
+        tried = []
+        accuracy = accuracy_of(self._objectives)
+        if accuracy is not None:
+            done = {one.vector: one.metrics for one in known if one.state == "complete"}
+            done.pop(self._effects.space.dense_vector, None)
+            wholes = self._wholes(done)
+            tried = [Tried(part, lost_share(accuracy, done[vector], self._dense)) for vector, part in wholes.items()]
         limits = None if self._limits is None else self._limits.shares
         return Outlook(self._effects.space, tried, self._options.chance, self._costs, self._samples, limits)
 
     def _measure_best(self, parts: dict[Vector, Part], outlook: Outlook, count: int) -> None:
         """Measures the best of the parts, since they add up only roughly: more are than are wanted."""
-        space = self._effects.space
         for _ in range(_ROUNDS):
             unknown = self._unmeasured(parts, outlook, _MEASURED * count)
             if not unknown:
                 return
             for vector in unknown:
                 del parts[vector]
-            for part in _taken_apart(self._effects, list(unknown.values()), self._base):
-                vector = vector_of(space, part.chosen)
-                parts[vector] = self._measured[vector] = part
+            parts |= self._wholes(unknown)
 
-    def _unmeasured(self, parts: dict[Vector, Part], outlook: Outlook, count: int) -> dict[Vector, Mapping[int, int]]:
+    def _unmeasured(self, parts: dict[Vector, Part], outlook: Outlook, count: int) -> list[Vector]:
         """Those of the best that are to be measured; what is not allowed is taken out of the parts."""
         space = self._effects.space
         for _ in range(_LOOKS):
             best = outlook.best(list(parts.values()), count)
-            wanted = {vector_of(space, part.chosen): part.chosen for part in best}
-            unknown = {vector: chosen for vector, chosen in wanted.items() if vector not in self._measured}
-            refused = [vector for vector in unknown if self._limits is not None and not self._limits.allows(vector)]
+            wanted = (vector_of(space, part.chosen) for part in best)
+            unknown = [vector for vector in wanted if vector not in self._measured]
+            refused = {vector for vector in unknown if self._limits is not None and not self._limits.allows(vector)}
             if not refused:
-                break
+                return unknown
             for vector in refused:
-                del parts[vector], unknown[vector]
-        return unknown
+                del parts[vector]
+        return [vector for vector in unknown if vector not in refused]
 
 
 def _combined(
@@ -245,23 +256,6 @@ def _combined(
     return found
 
 
-def _tried(
-    effects: Effects,
-    objectives: Sequence[Objective],
-    known: Sequence[Record],
-    dense: Mapping[str, Metric],
-    base: Mapping[int, int],
-) -> Iterator[Tried]:
-    """The plans of complete trials measured as wholes, with the share of the accuracy that they lost."""
-    accuracy = accuracy_of(objectives)
-    done = {record.vector: record.metrics for record in known if record.state == "complete"}
-    done.pop(effects.space.dense_vector, None)
-    if accuracy is None:
-        return
-    for part in _taken_apart(effects, [chosen_by(vector) for vector in done], base):
-        yield Tried(part, lost_share(accuracy, done[vector_of(effects.space, part.chosen)], dense))
-
-
 def _undropped(space: Space, blocks: Sequence[BlockInfo], whole: Part, places: Sequence[int]) -> set[int]:
     """The places whose layers a structure keeps: what is decided for the others changes nothing."""
     gone = dropped_layers(space, blocks, whole.chosen)
@@ -278,17 +272,18 @@ def _measured(effects: Effects, family: Sequence[Mapping[int, int]], base: Mappi
             yield Part(chosen, max(0.0, effect.loss - start.loss), ratios)
 
 
-def _taken_apart(effects: Effects, family: Sequence[Mapping[int, int]], base: Mapping[int, int]) -> Iterator[Part]:
+def _taken_apart(effects: Effects, vectors: Sequence[Vector], base: Mapping[int, int]) -> dict[Vector, Part]:
     """Plans measured as wholes, and what their bits have of the loss beside those of a base."""
     space = effects.space
     # One after the other, since they share their cuts.
-    pairs = ((vector, _unrounded(space, vector, base)) for vector in (vector_of(space, chosen) for chosen in family))
-    effects.of(list(itertools.chain.from_iterable(pairs)))
-    for part in _measured(effects, family, {}):
+    effects.of([one for vector in vectors for one in (vector, _unrounded(space, vector, base))])
+    found = {}
+    for part in _measured(effects, list(map(chosen_by, vectors)), {}):
         vector = vector_of(space, part.chosen)
         whole, cuts = effects.known(vector), effects.known(_unrounded(space, vector, base))
         added = 0.0 if whole is None or cuts is None else whole.loss - cuts.loss
-        yield replace(part, rounding=min(part.loss, max(0.0, added)))
+        found[vector] = replace(part, rounding=min(part.loss, max(0.0, added)))
+    return found
 
 
 def _unrounded(space: Space, vector: Vector, base: Mapping[int, int]) -> Vector:
