@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autocompress.core.pareto import non_dominated
@@ -20,11 +20,15 @@ class Descent:
         items: By group, what can be chosen.
         front: Of the items.
         least: The ratio of the cost where it ends.
+        cost: What is saved.
+        prices: Of what is chosen together.
     """
 
     items: Sequence[Sequence[Part]]
     front: AdditiveFront
     least: float
+    cost: str
+    prices: Prices
 
     def steps(self, levels: int) -> list[tuple[float, dict[int, int]]]:
         """Ratios spread evenly down to the least, each with the choices that save as much."""
@@ -34,8 +38,18 @@ class Descent:
             options = self.front.at_least(1.0 - ratio)
             if options is not None:
                 chosen = union(item[option].chosen for item, option in zip(self.items, options, strict=True))
-                found.append((ratio, chosen))
+                found.append((ratio, self._needed(chosen)))
         return found
+
+    def _needed(self, chosen: Mapping[int, int]) -> dict[int, int]:
+        """Without what saves nothing beside the rest: savings were added up as if they did not meet."""
+        kept, least = dict(chosen), self.prices.share(chosen, self.cost)
+        for place in chosen:
+            less = {other: option for other, option in kept.items() if other != place}
+            share = self.prices.share(less, self.cost)
+            if least is not None and share is not None and share <= least:
+                kept, least = less, share
+        return kept
 
 
 def descents_of(
@@ -53,7 +67,7 @@ def descents_of(
         savings = [[1.0 - part.ratios[cost] for part in item] for item in items]
         if any(saving > 0 for group_savings in savings for saving in group_savings):
             front = additive_front(losses, savings)
-            found.append(Descent(items, front, max(_LEAST_LEFT, 1.0 - front.most_within(worst))))
+            found.append(Descent(items, front, max(_LEAST_LEFT, 1.0 - front.most_within(worst)), cost, prices))
     return found
 
 

@@ -135,6 +135,13 @@ class Prices:
         exact = {cost: max(_LEAST_SHARE, told[cost] / max(start[cost], 1e-12)) for cost in told}
         return replace(part, ratios={**part.ratios, **exact})
 
+    def share(self, chosen: Mapping[int, int], cost: str) -> float | None:
+        """What choices leave of a cost of the base; None if it is no cost of structures or they cannot be applied."""
+        start, told = self._costs({}), self._costs(chosen)
+        if start is None or told is None or cost not in told:
+            return None
+        return told[cost] / max(start[cost], 1e-12)
+
     def _costs(self, chosen: Mapping[int, int]) -> Mapping[str, float] | None:
         vector = vector_of(self._effects.space, {**self._base, **chosen})
         if vector not in self._known:
