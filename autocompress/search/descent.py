@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,11 +45,14 @@ class Descent:
     def _needed(self, chosen: Mapping[int, int]) -> dict[int, int]:
         """Without what saves nothing beside the rest: savings were added up as if they did not meet."""
         kept, least = dict(chosen), self.prices.share(chosen, self.cost)
-        for place in chosen:
-            less = {other: option for other, option in kept.items() if other != place}
-            share = self.prices.share(less, self.cost)
-            if least is not None and share is not None and share <= least:
-                kept, least = less, share
+        while kept and least is not None:
+            fewer = [{other: option for other, option in kept.items() if other != place} for place in kept]
+            shares = [self.prices.share(less, self.cost) for less in fewer]
+            told = [(share, index) for index, share in enumerate(shares) if share is not None]
+            share, index = min(told, default=(math.inf, 0))
+            if share > least:
+                break
+            kept, least = fewer[index], share
         return kept
 
 
