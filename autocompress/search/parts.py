@@ -129,18 +129,21 @@ class Prices:
 
     def of(self, part: Part) -> Part | None:
         """The part with the shares of the base's costs that are left, None if it cannot be applied."""
-        start, told = self._costs({}), self._costs(part.chosen)
-        if start is None or told is None:
+        shares = self._shares(part.chosen)
+        if shares is None:
             return None
-        exact = {cost: max(_LEAST_SHARE, told[cost] / max(start[cost], 1e-12)) for cost in told}
-        return replace(part, ratios={**part.ratios, **exact})
+        return replace(part, ratios={**part.ratios, **{cost: max(_LEAST_SHARE, one) for cost, one in shares.items()}})
 
     def share(self, chosen: Mapping[int, int], cost: str) -> float | None:
         """What choices leave of a cost of the base; None if it is no cost of structures or they cannot be applied."""
+        shares = self._shares(chosen)
+        return None if shares is None else shares.get(cost)
+
+    def _shares(self, chosen: Mapping[int, int]) -> dict[str, float] | None:
         start, told = self._costs({}), self._costs(chosen)
-        if start is None or told is None or cost not in told:
+        if start is None or told is None:
             return None
-        return told[cost] / max(start[cost], 1e-12)
+        return {cost: told[cost] / max(start[cost], 1e-12) for cost in told}
 
     def _costs(self, chosen: Mapping[int, int]) -> Mapping[str, float] | None:
         vector = vector_of(self._effects.space, {**self._base, **chosen})
