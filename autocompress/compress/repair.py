@@ -139,21 +139,35 @@ def _last(out: Tensor, layer: nn.Module) -> Tensor:
 
 
 def _rows(layer: Any, x: Tensor, places: Tensor) -> Tensor:
-    """What the layer multiplies its weights with at some places of its output, `[rows, weights per output]`."""
+    """What the layer multiplies its weights with at some places of its output, `[rows, weights per output]`.
+
+    The weights are in the order of `_weights`: the channels of a position lie together and are copied as one, four to
+    seven times as fast as one by one.
+    """
     if isinstance(layer, nn.Linear):
         return x.flatten(0, -2)[places]
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
-    for dim, (size, stride, dilation) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)):
-        x = x.unfold(2 + dim, dilation * (size - 1) + 1, stride)[..., ::dilation]
-    where = np.unravel_index(places.numpy(), (len(x), *x.shape[2 : 2 + len(layer.kernel_size)]))
-    index: Any = [torch.from_numpy(each) for each in where]
-    index.insert(1, slice(None))
-    return x[tuple(index)].flatten(1)
+    x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode).movedim(1, -1).contiguous()
+    samples, *sides = x.shape[:-1]
+    reach = [dilation * (size - 1) + 1 for size, dilation in zip(layer.kernel_size, layer.dilation, strict=True)]
+    out = [(side - r) // stride + 1 for side, r, stride in zip(sides, reach, layer.stride, strict=True)]
+    sample, *where = np.unravel_index(places.numpy(), (samples, *out))
+    corners = [position * stride for position, stride in zip(where, layer.stride, strict=True)]
+    first = np.ravel_multi_index((sample, *corners), (samples, *sides))
+    kernel = [np.arange(0, r, dilation) for r, dilation in zip(reach, layer.dilation, strict=True)]
+    beside = np.ravel_multi_index(np.meshgrid(*kernel, indexing="ij"), sides)
+    index = torch.from_numpy(first[:, None] + beside.flatten())
+    return x.flatten(0, -2).index_select(0, index.flatten()).reshape(len(places), -1)
+
+
+def _weights(layer: Any) -> Tensor:
+    """The weights as `[outputs, weights per output]`, the inputs last."""
+    weight: Tensor = layer.weight
+    return weight.movedim(1, -1).flatten(1)
 
 
 def _missing(layer: Any, rows: Tensor, wanted: Tensor) -> Tensor:
-    answer: Tensor = rows @ layer.weight.flatten(1).t()
+    answer = rows @ _weights(layer).t()
     return wanted - answer if layer.bias is None else wanted - answer - layer.bias
 
 
@@ -172,4 +186,5 @@ def _fit(layer: Any, rows: Tensor, wanted: Tensor) -> None:
     if layer.bias is not None:
         layer.bias.add_(change[:, -1])
         change = change[:, :-1]
-    layer.weight.add_(change.reshape(layer.weight.shape))
+    outputs, inputs, *kernel = layer.weight.shape
+    layer.weight.add_(change.reshape(outputs, *kernel, inputs).movedim(-1, 1))

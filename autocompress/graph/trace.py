@@ -59,7 +59,8 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> fx.GraphModul
             model.train(was_training)
         lifted = _lift(program)
         record_shapes(lifted, pair)
-        changed = [change(lifted) for change in (decompose_attention, _free_the_batch, _drop_whole_slices)]
+        changes = (decompose_attention, _free_the_layout, _free_the_batch, _drop_whole_slices)
+        changed = [change(lifted) for change in changes]
         if any(changed):
             tidy(lifted)
             record_shapes(lifted, pair)
@@ -124,11 +125,20 @@ def _lift(program: ExportedProgram) -> fx.GraphModule:
     return module
 
 
+def _free_the_layout(module: fx.GraphModule) -> bool:
+    """Writes `view` as `reshape`, which computes the same and also works where images lie channels last."""
+    names = ("aten.view.default", "aten._unsafe_view.default")
+    views = [node for node in module.graph.nodes if str(node.target) in names]
+    for node in views:
+        node.target = torch.ops.aten.reshape.default
+    return bool(views)
+
+
 def _free_the_batch(module: fx.GraphModule) -> bool:
-    """Writes `view(x, [batch, 64])` as `view(x, [-1, 64])`, which asks for no size at run time."""
+    """Writes `reshape(x, [batch, 64])` as `reshape(x, [-1, 64])`, which asks for no size at run time."""
     changed = False
     for node in module.graph.nodes:
-        if str(node.target) not in ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default"):
+        if str(node.target) != "aten.reshape.default":
             continue
         sizes = list(node.args[1])
         symbolic = [i for i, size in enumerate(sizes) if isinstance(size, fx.Node)]

@@ -28,6 +28,7 @@ from autocompress.proxy.teacher import Teacher
 from autocompress.targets import quiet
 from autocompress.targets.profile import Target
 from autocompress.tasks.data import Split
+from autocompress.tasks.evaluate import layout_in_fp32, placed
 from autocompress.tasks.task import Task
 
 # More samples fit the weights a little better before training, and take longer than the training that makes up for it.
@@ -209,10 +210,15 @@ class Context:
 
     @cached_property
     def calibration(self) -> tuple[Tensor, ...]:
-        """One batch of calibration inputs."""
+        """One batch of calibration inputs, images as they are computed fastest."""
         samples = min(self.effort.calibration_samples, len(self.task.calibration))
         inputs, _ = next(self.task.calibration.batches(samples))
-        return inputs
+        return self.laid_out(inputs)
+
+    def laid_out(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Inputs of the dense model in the memory format that it computes fastest in, in fp32 on the CPU."""
+        form = layout_in_fp32(self.dense.module)
+        return tuple(placed(x, "cpu", form) for x in inputs)
 
     @cached_property
     def gradients(self) -> Mapping[str, Tensor]:

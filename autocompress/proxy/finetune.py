@@ -23,7 +23,8 @@ from autocompress.errors import RunError
 from autocompress.graph.couple import NORM_MODULES
 from autocompress.proxy.hints import Hint, hint_error, watched
 from autocompress.proxy.rungs import Keeper, Rungs, UnderWay
-from autocompress.proxy.teacher import Answer, Teacher, autocast, layout, placed
+from autocompress.proxy.teacher import Answer, Teacher, autocast, layout
+from autocompress.tasks.evaluate import placed
 from autocompress.tasks.task import Task
 from autocompress.tasks.tree import map_tensors, mean_alone
 

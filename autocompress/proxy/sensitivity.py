@@ -128,7 +128,7 @@ class Meter:
         split = self._context.task.calibration
         batches = split.batches(self._samples, limit=2 * self._samples)
         inputs, _ = list(batches)[-1]
-        return inputs
+        return self._context.laid_out(inputs)
 
 
 class Effects:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from autocompress.compress.apply import compress
-from autocompress.compress.repair import Reference, _rows, reference_outputs, repair
+from autocompress.compress.repair import Reference, _rows, _weights, reference_outputs, repair
 from autocompress.core.plan import LowRank, Plan, Prune, Student
 from autocompress.errors import PlanError
 from autocompress.graph.cut import cut
@@ -61,7 +61,7 @@ def check_rows(layer: nn.Conv1d | nn.Conv2d | nn.Linear, x: Tensor) -> None:
         out = layer(x)
         expected = (out if isinstance(layer, nn.Linear) else out.movedim(1, -1)).flatten(0, -2)
         places = torch.randperm(len(expected))[: max(1, len(expected) * 2 // 3)]
-        found = _rows(layer, x, places) @ layer.weight.flatten(1).t() + (0.0 if layer.bias is None else layer.bias)
+        found = _rows(layer, x, places) @ _weights(layer).t() + (0.0 if layer.bias is None else layer.bias)
     torch.testing.assert_close(found, expected[places], rtol=1e-4, atol=1e-5)
 
 
@@ -88,7 +88,9 @@ def convolutions(draw: st.DrawFn) -> nn.Conv1d | nn.Conv2d:
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @given(convolutions())
 def test_rows_of_convolutions_times_weights_are_their_outputs(layer: nn.Conv1d | nn.Conv2d) -> None:
-    check_rows(layer, torch.randn(2, 3, *(11, 9)[: len(layer.kernel_size)]))
+    x = torch.randn(2, 3, *(11, 9)[: len(layer.kernel_size)])
+    check_rows(layer, x)
+    check_rows(layer, x.movedim(1, -1).contiguous().movedim(-1, 1))
 
 
 @pytest.mark.parametrize("shape", [(7, 6), (4, 5, 6), (2, 3, 4, 6)])

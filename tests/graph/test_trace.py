@@ -47,6 +47,25 @@ def test_the_model_is_left_alone(training: bool) -> None:
     assert not lifted.training
 
 
+class Viewed(nn.Module):
+    """As many write it: planes seen as one row by `view`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 36, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        return self.head(x.view(x.size(0), -1))
+
+
+def test_a_lifted_graph_runs_on_images_that_lie_channels_last() -> None:
+    model, images = Viewed().eval(), torch.randn(3, 3, 6, 6)
+    lifted = trace(model, (images,))
+    with torch.no_grad():
+        torch.testing.assert_close(lifted(images.to(memory_format=torch.channels_last)), model(images))
+
+
 class InPlace(nn.Module):
     def __init__(self) -> None:
         super().__init__()

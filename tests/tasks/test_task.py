@@ -85,6 +85,24 @@ def test_a_runtime_can_be_measured_like_a_model():
     )
 
 
+class Viewed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(64, 2)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head(x.view(len(x), -1))
+
+
+def test_a_model_that_looks_at_planes_by_a_view_is_measured():
+    model, images = Viewed().eval(), torch.randn(20, 1, 6, 6)
+    labels = model(images).argmax(1)
+    parts = dict.fromkeys(("train", "validation", "test"), (images, labels))
+    task = classification("planes", model, **parts)
+    assert measure(task.model, task, task.test) == 100.0
+
+
 def test_a_metric_that_is_not_finite_stops_the_run():
     task = dataclasses.replace(classify(), metric=lambda outputs, targets: math.nan)
     with pytest.raises(RunError, match="accuracy on test is nan"):
