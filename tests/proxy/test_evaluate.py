@@ -211,25 +211,29 @@ def test_the_predicted_size_is_that_of_the_file(name: str, tmp_path: Path) -> No
         assert predicted["latency_ms"].low <= predicted["latency_ms"].value <= predicted["latency_ms"].high
 
 
-def test_the_rate_starts_higher_the_more_was_cut_and_not_at_a_smaller_input() -> None:
+def test_the_rate_starts_higher_the_more_was_cut_and_the_longer_it_trains_and_not_at_a_smaller_input() -> None:
     context = Context(make_task("senet"), load_target("jetson-nano"), "fp16", Effort(), shares=(1.0, 0.5))
     base = context.task.learning_rate
     groups = [group.name for group in context.dense.info.groups if group.blocked_by is None]
 
-    def rate(sparsity: float | None, resolution: float = 1.0) -> float:
+    def rate(sparsity: float | None, resolution: float = 1.0, steps: int = 40) -> float:
         ops = tuple((name, Prune(sparsity)) for name in groups) if sparsity else ()
         plan = Plan(Student(resolution=resolution), groups=ops)
-        return starting_rate(plan, realise(plan, context).module, context) / base
+        return starting_rate(plan, realise(plan, context).module, context, steps) / base
 
     assert rate(None) == rate(None, 0.5) == 1.0
     assert 1.0 < rate(0.125) < rate(0.25) < rate(0.75) == 3.0
+    assert rate(None, steps=10) == 1.0
+    assert [rate(None, steps=steps) for steps in (320, 40_000, 10**6)] == pytest.approx([2.0, 10.0, 10.0])
+    assert rate(0.75, steps=320) == pytest.approx(6.0)
 
 
 def test_the_rate_of_a_model_without_batchnorm_is_the_tasks() -> None:
     context = Context(make_task("lenet"), load_target("jetson-nano"), "fp16", Effort())
     group = next(group.name for group in context.dense.info.groups if group.blocked_by is None)
     plan = Plan(groups=((group, Prune(0.5)),))
-    assert starting_rate(plan, realise(plan, context).module, context) == context.task.learning_rate
+    module = realise(plan, context).module
+    assert {starting_rate(plan, module, context, steps) for steps in (40, 4000)} == {context.task.learning_rate}
 
 
 @pytest.mark.parametrize("plan", [*PLANS, RANDOM, Plan(layers=(("3", (Quantize(4, 8),)),))], ids=str)
