@@ -1,16 +1,18 @@
-"""Plans a little stronger than one that was measured: where the front goes on beyond what adds up."""
+"""Plans a little stronger or milder than one that was measured: the front goes on where nothing adds up any more."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from autocompress.proxy.sensitivity import Effects
 from autocompress.search.parts import BITS, Part, Table, places_of, vector_of
 
-# So many decisions are taken one option further at once.
+# So many decisions are taken one option further, or back, at once.
 _STEPS = (1, 2, 4, 8, 16, 32)
 # Sizes are only guessed before they are measured; so much of one is left at least.
 _LEAST_LEFT = 0.2
+# Decision and the option that it takes instead.
+_Step = tuple[int, int]
 
 
 def further_parts(effects: Effects, table: Table, part: Part, places: Collection[int]) -> Iterator[Part]:
@@ -22,37 +24,96 @@ def further_parts(effects: Effects, table: Table, part: Part, places: Collection
         part: Measured as a whole.
         places: The decisions that change anything.
     """
-    steps, bits = sorted(_steps(table, part, places)), set(places_of(effects.space, BITS))
-    alone = table.part(part.chosen).loss
-    together = max(1.0, part.loss / alone) if alone > 0.0 else 1.0
+    steps = sorted(_further(table, part, places))
     left = sum(table.largest(place, "size_bytes") for place in places) or 1.0
-    start = effects.structure_costs_of(vector_of(effects.space, part.chosen))
-    for count in [count for count in _STEPS if count <= len(steps)]:
-        taken = steps[:count]
-        chosen = {**part.chosen, **{place: option for _, place, option in taken}}
-        costs = effects.structure_costs_of(vector_of(effects.space, chosen))
-        if start is None or costs is None:
-            continue
-        more = {p: max(0.0, table.loss(p, o) - table.loss(p, part.chosen.get(p, 0))) for _, p, o in taken}
-        saved = sum(_saved(table, part, p, o) for _, p, o in taken)
-        ratios = {name: part.ratios[name] * costs[name] / max(start[name], 1e-12) for name in costs}
+    for taken in _first_of([step for _, *step in steps]):
+        saved = sum(_saved(table, part, place, option, "size_bytes") for place, option in taken)
         size = part.ratios["size_bytes"] * max(_LEAST_LEFT, 1.0 - max(0.0, saved) / left)
-        loss = part.loss + together * sum(more.values())
-        rounding = part.rounding + together * sum(added for p, added in more.items() if p in bits)
-        yield Part(chosen, loss, {**part.ratios, **ratios, "size_bytes": size}, rounding)
+        yield from _stepped(effects, table, part, taken, size)
 
 
-def _steps(table: Table, part: Part, places: Collection[int]) -> Iterator[tuple[float, int, int]]:
+def milder_parts(
+    effects: Effects, table: Table, part: Part, places: Collection[int], costs: Sequence[str]
+) -> Iterator[Part]:
+    """The part with ever more decisions one option back, those that lose most for what they save first.
+
+    Args:
+        effects: Prices plans.
+        table: What single options do.
+        part: Measured as a whole.
+        places: The decisions that change anything.
+        costs: What is saved, in shares of the dense model's.
+    """
+    steps = sorted(_milder(table, part, places, costs), reverse=True)
+    bits, dense = set(places_of(effects.space, BITS)), table.dense("size_bytes")
+    # A weight that comes back is stored in as many bits as the others, and a bit only for the weights that are left.
+    params = max(part.ratios["params"], 1e-12)
+    stored = part.ratios["size_bytes"] / params
+    for taken in _first_of([step for _, *step in steps]):
+        back = sum(
+            -_saved(table, part, place, option, "size_bytes") / dense * (params if place in bits else stored)
+            for place, option in taken
+        )
+        yield from _stepped(effects, table, part, taken, part.ratios["size_bytes"] + max(0.0, back))
+
+
+def _first_of(steps: Sequence[Sequence[int]]) -> Iterator[list[_Step]]:
+    for count in _STEPS:
+        if count <= len(steps):
+            yield [(place, option) for place, option in steps[:count]]
+
+
+def _stepped(effects: Effects, table: Table, part: Part, taken: Sequence[_Step], size: float) -> Iterator[Part]:
+    """The part with some decisions changed, if it can be priced; losses change as much more as they did together."""
+    chosen = {place: option for place, option in {**part.chosen, **dict(taken)}.items() if option}
+    start = effects.structure_costs_of(vector_of(effects.space, part.chosen))
+    costs = effects.structure_costs_of(vector_of(effects.space, chosen))
+    if start is None or costs is None:
+        return
+    alone, bits = table.part(part.chosen).loss, set(places_of(effects.space, BITS))
+    together = max(1.0, part.loss / alone) if alone > 0.0 else 1.0
+    more = {place: together * _lost(table, part, place, option) for place, option in taken}
+    rounding = sum(added for place, added in more.items() if place in bits)
+    ratios = {name: part.ratios[name] * costs[name] / max(start[name], 1e-12) for name in costs}
+    loss = max(0.0, part.loss + sum(more.values()))
+    yield Part(
+        chosen, loss, {**part.ratios, **ratios, "size_bytes": size}, min(loss, max(0.0, part.rounding + rounding))
+    )
+
+
+def _further(table: Table, part: Part, places: Collection[int]) -> Iterator[tuple[float, int, int]]:
     """Loss for what is saved, decision and option, of every next option that saves anything."""
     for place in places:
         now = part.chosen.get(place, 0)
         option = min((index for index in table.usable(place) if index > now), default=None)
         if option is not None:
-            saved = _saved(table, part, place, option)
+            saved = _saved(table, part, place, option, "size_bytes")
             if saved > 0.0:
-                yield max(0.0, table.loss(place, option) - table.loss(place, now)) / saved, place, option
+                yield _lost(table, part, place, option) / saved, place, option
 
 
-def _saved(table: Table, part: Part, place: int, option: int) -> float:
-    """What an option saves of the size beside the one that the part has."""
-    return table.saving(place, option, "size_bytes") - table.saving(place, part.chosen.get(place, 0), "size_bytes")
+def _milder(
+    table: Table, part: Part, places: Collection[int], costs: Sequence[str]
+) -> Iterator[tuple[float, int, int]]:
+    """Loss for what it saves, decision and the option before, of every option that loses anything."""
+    for place in places:
+        now = part.chosen.get(place, 0)
+        if not now:
+            continue
+        option = max((index for index in table.usable(place) if index < now), default=0)
+        lost = -_lost(table, part, place, option)
+        if lost > 0.0:
+            saved = sum(-_saved(table, part, place, option, cost) / table.dense(cost) for cost in costs)
+            yield lost / max(saved, 1e-9), place, option
+
+
+def _lost(table: Table, part: Part, place: int, option: int) -> float:
+    """What an option loses beside the one that the part has; a stronger one never loses less."""
+    now = part.chosen.get(place, 0)
+    lost = table.loss(place, option) - table.loss(place, now)
+    return max(0.0, lost) if option > now else lost
+
+
+def _saved(table: Table, part: Part, place: int, option: int, cost: str) -> float:
+    """What an option saves of a cost beside the one that the part has."""
+    return table.saving(place, option, cost) - table.saving(place, part.chosen.get(place, 0), cost)

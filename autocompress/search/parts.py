@@ -102,9 +102,13 @@ class Table:
             ratios[cost] = max(_LEAST_SHARE, 1.0 - (1.0 - ratio) / share) if share > 0 else 1.0
         return replace(part, ratios=ratios)
 
+    def dense(self, cost: str) -> float:
+        """A cost of the dense plan."""
+        return max(self._dense.costs[cost], 1e-12)
+
     def share(self, costs: Mapping[str, float], cost: str) -> float:
         """What is left of a dense cost."""
-        return costs[cost] / max(self._dense.costs[cost], 1e-12)
+        return costs[cost] / self.dense(cost)
 
     def largest(self, place: int, cost: str) -> float:
         """The largest saving of a place, 0 if none of its options saves any."""

@@ -25,7 +25,7 @@ from autocompress.core.model_info import BlockInfo
 from autocompress.core.space import Space, Vector
 from autocompress.proxy.sensitivity import Effects, Sensitivity
 from autocompress.search.descent import Descent, choices, descents_of
-from autocompress.search.further import further_parts
+from autocompress.search.further import further_parts, milder_parts
 from autocompress.search.outlook import WORST_LOST, Outlook, Tried
 from autocompress.search.parts import (
     BITS,
@@ -152,7 +152,8 @@ class Planner:
         places = places_of(space, ("prune", "shape", *BITS))
         for reached in outlook.reached(_EXTENDED):
             left = _undropped(space, self._blocks, reached, places)
-            for part in further_parts(effects, self._table, reached, left):
+            further = further_parts(effects, self._table, reached, left)
+            for part in (*further, *milder_parts(effects, self._table, reached, left, self._costs)):
                 parts.setdefault(vector_of(space, part.chosen), part)
         parts |= self._measured
         for record in known:

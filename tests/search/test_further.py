@@ -7,7 +7,7 @@ from autocompress.core.space import Space
 from autocompress.proxy.context import Context, Effort
 from autocompress.proxy.sensitivity import Effects, Meter
 from autocompress.run.adapt import adapt_rules
-from autocompress.search.further import further_parts
+from autocompress.search.further import further_parts, milder_parts
 from autocompress.search.parts import Part, Table, places_of, vector_of
 from autocompress.targets.profile import load_target
 from tests.nets import make_task
@@ -50,3 +50,27 @@ def test_a_plan_is_taken_further_step_by_step(
         assert part.ratios["macs"] == pytest.approx(true["macs"], rel=0.02)
         assert part.ratios["size_bytes"] == pytest.approx(true["size_bytes"], rel=0.5)
     assert not list(further_parts(effects, table, start, []))
+
+
+def test_a_plan_is_taken_back_step_by_step_what_loses_most_first(
+    context: Context, space: Space, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    effects = Effects(Meter(space, context), tmp_path_factory.mktemp("effects") / "table")
+    table = Table(space, effects.of_options(), ["size_bytes", "latency_ms"])
+    places = places_of(space, ("prune", "shape", "quantize"))
+    strong = {place: table.usable(place)[-1] for place in places_of(space, ("prune", "quantize"))}
+    start = measured(effects, strong)
+    found = list(milder_parts(effects, table, start, places, ["size_bytes", "macs"]))
+    assert len(found) >= 3
+    sizes = [part.ratios["size_bytes"] for part in (start, *found)]
+    losses = [part.loss for part in (start, *found)]
+    assert sizes == sorted(sizes)
+    assert losses == sorted(losses, reverse=True)
+    for part in found:
+        assert all(0 <= part.chosen.get(place, 0) <= option for place, option in strong.items())
+        assert 0.0 <= part.rounding <= part.loss
+        true = measured(effects, dict(part.chosen)).ratios
+        assert part.ratios["macs"] == pytest.approx(true["macs"], rel=0.02)
+        assert part.ratios["size_bytes"] == pytest.approx(true["size_bytes"], rel=0.5)
+    dense = measured(effects, {})
+    assert not list(milder_parts(effects, table, dense, places, ["size_bytes"]))
