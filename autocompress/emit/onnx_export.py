@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch.onnx.errors import OnnxExporterError
 
 from autocompress.compress.quantizer import ActivationQuantizer, is_held
 from autocompress.emit.fold import FoldedModel, StoredWeight, fold_batchnorm
-from autocompress.emit.onnx_pack import GraphParts, add_integer_bias, add_weight, bytes_of_zeros
+from autocompress.emit.onnx_pack import GraphParts, add_integer_bias, add_weight, sparse_is_smaller, without_zeros
 from autocompress.emit.onnx_tidy import drop_unused, fold_constants, merge_slices, separate_tensors, shorten
 from autocompress.errors import UnsupportedError
 
@@ -133,10 +133,27 @@ def payload_of(model: GraphModule, *, half: bool = False) -> Payload:
     the bits and one export predicts the size of all plans of one structure.
     """
     folded = fold_batchnorm(model, half=half)
-    parts, more = GraphParts(), 0
-    for name, stored in folded.weights.items():
+    filled = {
+        name: without_zeros(stored)
+        for name, stored in folded.weights.items()
+        if sparse_is_smaller(stored) and not is_held(model.get_submodule(name))
+    }
+    weights = {f"{name}.weight" for name in folded.weights}
+    skipped = tuple(name for name, module in folded.module.named_modules() if isinstance(module, ActivationQuantizer))
+    other: int = sum(
+        tensor.numel() * tensor.element_size() + _INITIALIZER_OVERHEAD
+        for name, tensor in folded.module.state_dict().items()
+        if name not in weights and not name.endswith("num_batches_tracked") and name.rpartition(".")[0] not in skipped
+    )
+    now = other + _packed_bytes(folded, folded.weights)
+    return Payload(now, other + _packed_bytes(folded, {**folded.weights, **filled}) if filled else now)
+
+
+def _packed_bytes(folded: FoldedModel, weights: Mapping[str, StoredWeight]) -> int:
+    # Weights, what unpacks them, biases in integers, and quantizers.
+    parts = GraphParts()
+    for name, stored in weights.items():
         add_weight(parts, stored, name)
-        more += 0 if is_held(model.get_submodule(name)) else bytes_of_zeros(stored)
         layer = folded.module.get_submodule(name)
         if isinstance(layer, nn.Linear) and layer.bias is not None and stored.input_scale is not None:
             add_integer_bias(parts, stored, layer.bias.detach().numpy())
@@ -146,15 +163,7 @@ def payload_of(model: GraphModule, *, half: bool = False) -> Payload:
             _add_quantizer(parts, name, name + "/out", mark.scale, mark.zero, mark.bits)
     graph = GraphProto(node=parts.nodes, initializer=parts.tensors)
     shorten(graph)
-    weights = {f"{name}.weight" for name in folded.weights}
-    skipped = tuple(name for name, module in folded.module.named_modules() if isinstance(module, ActivationQuantizer))
-    other: int = sum(
-        tensor.numel() * tensor.element_size() + _INITIALIZER_OVERHEAD
-        for name, tensor in folded.module.state_dict().items()
-        if name not in weights and not name.endswith("num_batches_tracked") and name.rpartition(".")[0] not in skipped
-    )
-    now = int(graph.ByteSize()) + other
-    return Payload(now, now + more)
+    return int(graph.ByteSize())
 
 
 def graph_overhead_bytes(exported: ExportedModel, payload: int) -> int:

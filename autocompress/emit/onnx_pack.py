@@ -13,10 +13,11 @@ Layouts (`L` is the number of weights, `b` the bits):
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
@@ -64,7 +65,7 @@ def add_weight(parts: GraphParts, stored: StoredWeight, output: str) -> None:
         differences = _differences(parts, stored)
         scale = parts.constant(stored.along_axis(stored.scale).numpy())
         parts.add("Mul", [parts.add("Cast", [differences], to=TensorProto.FLOAT), scale], output)
-    elif _sparse_is_smaller(stored):
+    elif sparse_is_smaller(stored):
         values, mask = _expanded(parts, stored)
         if stored.bits == 16:
             values = parts.add("Cast", [values], to=TensorProto.FLOAT)
@@ -77,7 +78,7 @@ def add_weight(parts: GraphParts, stored: StoredWeight, output: str) -> None:
 
 def _integer_weight(parts: GraphParts, stored: StoredWeight, output: str) -> None:
     # int8 around zero and a DequantizeLinear that the runtime merges with the layer into an integer kernel.
-    if stored.bits == 8 and not _sparse_is_smaller(stored):
+    if stored.bits == 8 and not sparse_is_smaller(stored):
         codes = parts.constant(stored.differences().numpy().astype(np.int8))
     else:
         codes = parts.add("Cast", [_differences(parts, stored)], to=TensorProto.INT8)
@@ -103,7 +104,7 @@ def _dequantize(parts: GraphParts, codes: str, scale: Array, kind: np.dtype[Any]
 
 def _differences(parts: GraphParts, stored: StoredWeight) -> str:
     # Codes minus zero point.
-    sparse = _sparse_is_smaller(stored)
+    sparse = sparse_is_smaller(stored)
     plain = stored.differences()
     if stored.bits == 8 and not sparse and int(plain.abs().max()) <= 127:
         return parts.constant(plain.numpy().astype(np.int8))
@@ -173,12 +174,17 @@ def _nonzero(stored: StoredWeight) -> NDArray[np.bool_]:
     return np.asarray((values != 0).numpy().ravel(), bool)
 
 
-def bytes_of_zeros(stored: StoredWeight) -> int:
-    """How much larger a weight is in its plain form, which it takes once few of its values are zero."""
-    return max(0, _plain_bytes(stored) - _sparse_bytes(stored))
+def without_zeros(stored: StoredWeight) -> StoredWeight:
+    """The same weight with something else where it is zero, so that it is stored in its plain form."""
+    other = (torch.where(stored.zero_point > 0, stored.zero_point - 1, 1) if stored.quantized else torch.ones(1)).to(
+        stored.values.dtype
+    )
+    zeros = torch.from_numpy(~_nonzero(stored)).view(stored.values.shape)
+    return replace(stored, values=torch.where(zeros, stored.along_axis(other), stored.values))
 
 
-def _sparse_is_smaller(stored: StoredWeight) -> bool:
+def sparse_is_smaller(stored: StoredWeight) -> bool:
+    """Whether a weight is stored as a mask and the values that are not zero."""
     return _sparse_bytes(stored) < _plain_bytes(stored)
 
 
