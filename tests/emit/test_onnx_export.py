@@ -330,6 +330,25 @@ def test_the_predicted_size_is_the_size_of_the_file(tmp_path: Path) -> None:
         assert abs(predicted - exported.size_bytes) <= 0.03 * exported.size_bytes, (a_bits, w_bits)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_zeros_that_training_moves_are_told_as_they_will_be_stored(bits: int) -> None:
+    model, _ = residual(width=48)
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.mul_(torch.rand_like(layer.weight) > 0.8)
+    quantize_weights(model, Quantize(bits))
+    told = payload_of(model)
+    assert told.now < 0.9 * told.filled
+    with torch.no_grad():
+        for layer in layers:
+            plain = layer.parametrizations.weight.original
+            step = layer.parametrizations.weight[0].scale.detach().view(-1, 1, 1, 1)
+            plain.copy_(torch.where(layer.weight == 0.0, -step, plain))
+    moved = payload_of(model)
+    assert moved.now == moved.filled == pytest.approx(told.filled, abs=8)
+
+
 def test_a_layer_costs_few_bytes_beside_its_weights(tmp_path: Path) -> None:
     model, x = residual(None, Quantize(4))
     exported = export_onnx(model, (x[:2],), tmp_path / "m.onnx", opset=13)
