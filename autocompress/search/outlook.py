@@ -58,7 +58,7 @@ class Outlook:
             space: Of the plans.
             tried: May be empty.
             chance: Loss of a model that knows nothing.
-            costs: That count.
+            costs: That count; none where all that counts is accuracy.
             samples: How many a trial's accuracy is of.
             limits: By cost, the share of the dense model's that is allowed, where plans are limited in any way.
         """
@@ -83,7 +83,7 @@ class Outlook:
         """At most `count` of the plans that were tried: those that cover most."""
         within = [index for index, part in enumerate(self._tried) if self.is_within(part)]
         places = [self._ready[index] for index in within]
-        return [self._tried[within[index]] for index in covering(places, [], self._scale_of(places), count)]
+        return [self._tried[within[index]] for index in self._covering(places, [], count)]
 
     def lost(self, parts: Sequence[Part]) -> list[float]:
         """The shares of the accuracy that trials are expected to lose."""
@@ -106,9 +106,14 @@ class Outlook:
             coming: Parts that are being tried, taken to end where they are expected.
         """
         near = [part for part in parts if self._is_near(part) and self.is_within(part)]
-        places, beside = self._expected(near), self._expected(coming)
-        scale = self._scale_of(places)
-        return [near[index] for index in covering(places, [*self._ready, *beside], scale, count)]
+        ready = [*self._ready, *self._expected(coming)]
+        return [near[index] for index in self._covering(self._expected(near), ready, count)]
+
+    def _covering(self, places: Sequence[Place], ready: Sequence[Place], count: int) -> Sequence[int]:
+        """Those that cover most; where nothing is to be saved, those that lose least."""
+        if not self._scale.costs:
+            return sorted(range(len(places)), key=lambda index: places[index].lost)[:count]
+        return covering(places, ready, self._scale_of(places), count)
 
     def _is_near(self, part: Part) -> bool:
         return all(part.ratios.get(cost, 1.0) >= least for cost, least in self._least.items())

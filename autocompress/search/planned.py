@@ -104,8 +104,10 @@ class Planner:
         self._samples, self._dense, self._limits = samples, dense, limits
         self._effects, self._options, self._blocks, self._objectives = effects, options, blocks, objectives
         space, named = effects.space, [o.name for o in objectives if o.name in options.dense.costs]
-        # Work counts beside the objectives: of two plans that cost the same, the one that does less trains longer.
-        self._costs = list(dict.fromkeys([*named, "macs"]))
+        # Work counts beside what is to be saved: of two plans that cost the same, the one that does less trains longer.
+        self._costs = list(dict.fromkeys([*named, "macs"])) if len(objectives) > 1 else []
+        # What it is worth to give up for accuracy.
+        self._saved = sorted({*self._costs, *(limits.shares if limits is not None else ())}) or ["macs"]
         self._base = base_of(effects, options)
         beside = based(effects, options, self._base)
         self._table, self._prices = Table(space, beside, named), Prices(effects, self._base)
@@ -153,7 +155,7 @@ class Planner:
         for reached in outlook.reached(_EXTENDED):
             left = _undropped(space, self._blocks, reached, places)
             further = further_parts(effects, self._table, reached, left)
-            for part in (*further, *milder_parts(effects, self._table, reached, left, self._costs)):
+            for part in (*further, *milder_parts(effects, self._table, reached, left, self._saved)):
                 parts.setdefault(vector_of(space, part.chosen), part)
         parts |= self._measured
         for record in known:
@@ -180,7 +182,7 @@ class Planner:
         best = self._outlook(told).best(left, 1, coming)
         if not best:
             return None
-        return f"{PLANNED_LABEL}, {_told(best[0], self._costs)}", vector_of(self._effects.space, best[0].chosen)
+        return f"{PLANNED_LABEL}, {_told(best[0], self._costs or self._saved)}", vector_of(self._effects.space, best[0].chosen)
 
     def _is_known(self, vector: Vector) -> bool:
         if vector in self._measured:
