@@ -93,6 +93,15 @@ def test_only_plans_within_a_limit_count_however_much_they_lose() -> None:
     assert outlook(kept, within).reached(3) == [kept.part]
 
 
+def test_where_only_accuracy_counts_the_parts_that_lose_least_come_first() -> None:
+    kept, worse = Tried(part(1, loss=0.02, size=0.4), 0.01), Tried(part(4, loss=0.2, size=0.2), 0.04)
+    mild, strong, large = (part(2, loss=0.01, size=0.5), part(3, loss=0.3, size=0.1), part(5, loss=0.001, size=0.9))
+    found = Outlook(SPACE, [worse, kept], 1.0, (), 5_000, {"size_bytes": 0.5})
+    assert found.best([strong, large, mild], 3) == [mild, strong]
+    assert found.best([strong, large, mild], 1, coming=[kept.part]) == [mild]
+    assert found.reached(2) == [kept.part, worse.part]
+
+
 def test_a_loss_of_few_images_counts_less_where_there_are_few() -> None:
     # Far smaller beside a trial that lost 1.4 %, or a loss of nothing beside it at half of the size.
     tried = [Tried(part(*range(10), loss=0.02, size=0.3), 0.014), Tried(part(30, loss=0.0, size=0.9), 0.0)]

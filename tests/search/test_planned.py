@@ -156,6 +156,28 @@ def test_every_plan_meets_the_limits(
     assert max(costs) <= 1.001 * limit < dense[cost].value
 
 
+def test_where_only_accuracy_is_asked_for_plans_use_the_limit(
+    context: Context, space: Space, effects: Effects, options: Sensitivity
+) -> None:
+    dense = cost_of_plan(space.decode(space.dense_vector), context).metrics
+    limits = limits_of([parse_constraint("size<=20%")], space, context, dense, options)
+
+    def losses_and_sizes(*objectives: Objective) -> tuple[float, float]:
+        planner = Planner(effects, options, context.dense.info.blocks, objectives, SAMPLES, KNOWN, limits)
+        planned = picked(planner, (), 6)
+        assert len(planned) == 6
+        assert all(name.startswith("planned, size 1/") for name, _ in planned)
+        found = [effect for effect in effects.of([vector for _, vector in planned]) if effect is not None]
+        sizes = [effect.costs["size_bytes"] / options.dense.costs["size_bytes"] for effect in found]
+        assert max(sizes) <= 0.2
+        return max(effect.loss for effect in found), min(sizes)
+
+    loss, size = losses_and_sizes(Objective("accuracy", True))
+    loss_of_front, size_of_front = losses_and_sizes(*OBJECTIVES[:2])
+    assert loss < loss_of_front
+    assert size > size_of_front
+
+
 def test_the_next_wave_covers_what_the_first_left_open(
     context: Context, space: Space, effects: Effects, options: Sensitivity
 ) -> None:
