@@ -105,7 +105,8 @@ class Planner:
         self._effects, self._options, self._blocks, self._objectives = effects, options, blocks, objectives
         space, named = effects.space, [o.name for o in objectives if o.name in options.dense.costs]
         # Work counts beside what is to be saved: of two plans that cost the same, the one that does less trains longer.
-        self._costs = list(dict.fromkeys([*named, "macs"])) if len(objectives) > 1 else []
+        is_saving = any(one.name != "accuracy" for one in objectives)
+        self._costs = list(dict.fromkeys([*named, "macs"])) if is_saving else []
         # What it is worth to give up for accuracy.
         self._saved = sorted({*self._costs, *(limits.shares if limits is not None else ())}) or ["macs"]
         self._base = base_of(effects, options)

@@ -176,6 +176,7 @@ def test_where_only_accuracy_is_asked_for_plans_use_the_limit(
     loss_of_front, size_of_front = losses_and_sizes(*OBJECTIVES[:2])
     assert loss < loss_of_front
     assert size > size_of_front
+    assert losses_and_sizes(Objective("size_bytes", False)) == (loss_of_front, size_of_front)
 
 
 def test_the_next_wave_covers_what_the_first_left_open(
