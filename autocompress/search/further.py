@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from autocompress.proxy.sensitivity import Effects
 from autocompress.search.parts import BITS, Part, Table, places_of, vector_of
@@ -26,10 +26,12 @@ def further_parts(effects: Effects, table: Table, part: Part, places: Collection
     """
     steps = sorted(_further(table, part, places))
     left = sum(table.largest(place, "size_bytes") for place in places) or 1.0
-    for taken in _first_of([step for _, *step in steps]):
+
+    def size(taken: Sequence[_Step]) -> float:
         saved = sum(_saved(table, part, place, option, "size_bytes") for place, option in taken)
-        size = part.ratios["size_bytes"] * max(_LEAST_LEFT, 1.0 - max(0.0, saved) / left)
-        yield from _stepped(effects, table, part, taken, size)
+        return part.ratios["size_bytes"] * max(_LEAST_LEFT, 1.0 - max(0.0, saved) / left)
+
+    return _stepped(effects, table, part, [(place, option) for _, place, option in steps], size)
 
 
 def milder_parts(
@@ -49,36 +51,35 @@ def milder_parts(
     # A weight that comes back is stored in as many bits as the others, and a bit only for the weights that are left.
     params = max(part.ratios["params"], 1e-12)
     stored = part.ratios["size_bytes"] / params
-    for taken in _first_of([step for _, *step in steps]):
+
+    def size(taken: Sequence[_Step]) -> float:
         back = sum(
             -_saved(table, part, place, option, "size_bytes") / dense * (params if place in bits else stored)
             for place, option in taken
         )
-        yield from _stepped(effects, table, part, taken, part.ratios["size_bytes"] + max(0.0, back))
+        return part.ratios["size_bytes"] + max(0.0, back)
+
+    return _stepped(effects, table, part, [(place, option) for _, place, option in steps], size)
 
 
-def _first_of(steps: Sequence[Sequence[int]]) -> Iterator[list[_Step]]:
-    for count in _STEPS:
-        if count <= len(steps):
-            yield [(place, option) for place, option in steps[:count]]
-
-
-def _stepped(effects: Effects, table: Table, part: Part, taken: Sequence[_Step], size: float) -> Iterator[Part]:
-    """The part with some decisions changed, if it can be priced; losses change as much more as they did together."""
-    chosen = {place: option for place, option in {**part.chosen, **dict(taken)}.items() if option}
+def _stepped(
+    effects: Effects, table: Table, part: Part, steps: Sequence[_Step], size: Callable[[Sequence[_Step]], float]
+) -> Iterator[Part]:
+    """The part with ever more steps taken, where it can be priced; losses change as much more as they did together."""
     start = effects.structure_costs_of(vector_of(effects.space, part.chosen))
-    costs = effects.structure_costs_of(vector_of(effects.space, chosen))
-    if start is None or costs is None:
-        return
     alone, bits = table.part(part.chosen).loss, set(places_of(effects.space, BITS))
     together = max(1.0, part.loss / alone) if alone > 0.0 else 1.0
-    more = {place: together * _lost(table, part, place, option) for place, option in taken}
-    rounding = sum(added for place, added in more.items() if place in bits)
-    ratios = {name: part.ratios[name] * costs[name] / max(start[name], 1e-12) for name in costs}
-    loss = max(0.0, part.loss + sum(more.values()))
-    yield Part(
-        chosen, loss, {**part.ratios, **ratios, "size_bytes": size}, min(loss, max(0.0, part.rounding + rounding))
-    )
+    for taken in (steps[:count] for count in _STEPS if count <= len(steps)):
+        chosen = {place: option for place, option in {**part.chosen, **dict(taken)}.items() if option}
+        costs = effects.structure_costs_of(vector_of(effects.space, chosen))
+        if start is None or costs is None:
+            continue
+        more = {place: together * _lost(table, part, place, option) for place, option in taken}
+        loss = max(0.0, part.loss + sum(more.values()))
+        rounding = part.rounding + sum(added for place, added in more.items() if place in bits)
+        ratios = {name: part.ratios[name] * costs[name] / max(start[name], 1e-12) for name in costs}
+        ratios = {**part.ratios, **ratios, "size_bytes": size(taken)}
+        yield Part(chosen, loss, ratios, min(loss, max(0.0, rounding)))
 
 
 def _further(table: Table, part: Part, places: Collection[int]) -> Iterator[tuple[float, int, int]]:
