@@ -19,7 +19,7 @@ FUSED_ACTIVATIONS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min")
 # Operators that only move values (or put zeros beside them): what is rounded before them is rounded after them.
 # Operators that integer runtimes also have: rounded inputs and a rounded output keep the whole chain in integers.
 CLOSED = ("add", "avg_pool2d", "adaptive_avg_pool2d", "mean", "cat")
-MOVES = ("pad", "constant_pad_nd", "slice", "max_pool2d", "max_pool1d", "view", "reshape", "flatten", "permute")
+MOVES = ("pad", "constant_pad_nd", "slice", "max_pool2d", "max_pool1d", "reshape", "flatten", "permute")
 
 
 def quantize_weight(module: fx.GraphModule, path: str, op: Quantize) -> None:

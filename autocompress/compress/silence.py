@@ -13,7 +13,7 @@ from autocompress.graph.labels import Block
 # Operators that make zeros of zeros.
 _KEEPS_ZEROS = (
     *("relu", "relu6", "gelu", "silu", "hardswish", "tanh", "leaky_relu", "elu", "mish", "pad", "constant_pad_nd"),
-    *("slice", "split", "split_with_sizes", "chunk", "getitem", "view", "reshape", "flatten", "permute", "transpose"),
+    *("slice", "split", "split_with_sizes", "chunk", "getitem", "reshape", "flatten", "permute", "transpose"),
     *("clone", "contiguous", "max_pool2d", "max_pool1d", "avg_pool2d", "avg_pool1d", "adaptive_avg_pool2d", "mean"),
     *("upsample_nearest2d", "upsample_bilinear2d", "zeros", "new_zeros"),
 )

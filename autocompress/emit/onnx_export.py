@@ -136,7 +136,7 @@ def payload_of(model: GraphModule, *, half: bool = False) -> Payload:
     filled = {
         name: without_zeros(stored)
         for name, stored in folded.weights.items()
-        if sparse_is_smaller(stored) and not is_held(model.get_submodule(name))
+        if not is_held(model.get_submodule(name)) and sparse_is_smaller(stored)
     }
     weights = {f"{name}.weight" for name in folded.weights}
     skipped = tuple(name for name, module in folded.module.named_modules() if isinstance(module, ActivationQuantizer))

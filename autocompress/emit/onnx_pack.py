@@ -176,11 +176,10 @@ def _nonzero(stored: StoredWeight) -> NDArray[np.bool_]:
 
 def without_zeros(stored: StoredWeight) -> StoredWeight:
     """The same weight with something else where it is zero, so that it is stored in its plain form."""
-    other = (torch.where(stored.zero_point > 0, stored.zero_point - 1, 1) if stored.quantized else torch.ones(1)).to(
-        stored.values.dtype
-    )
-    zeros = torch.from_numpy(~_nonzero(stored)).view(stored.values.shape)
-    return replace(stored, values=torch.where(zeros, stored.along_axis(other), stored.values))
+    zero, values = stored.zero_point, stored.values
+    other = stored.along_axis(torch.where(zero > 0, zero - 1, 1)) if stored.quantized else torch.ones(1)
+    zeros = torch.from_numpy(~_nonzero(stored)).view(values.shape)
+    return replace(stored, values=torch.where(zeros, other.to(values.dtype), values))
 
 
 def sparse_is_smaller(stored: StoredWeight) -> bool:

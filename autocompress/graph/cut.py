@@ -150,7 +150,7 @@ class _Cutter:
                 result[i] = -1 if isinstance(size, fx.Node) else self.count(block, first_dim + i)
         return result
 
-    def view(self, node: fx.Node) -> None:
+    def reshape(self, node: fx.Node) -> None:
         node.update_arg(1, self._new_sizes(node, node.args[1], 0))
 
     def unflatten(self, node: fx.Node) -> None:
@@ -210,7 +210,7 @@ class _Cutter:
 
 
 _REWRITERS: dict[str, Callable[[_Cutter, fx.Node], None]] = {
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "expand"), _Cutter.view),
+    **dict.fromkeys(("reshape", "expand"), _Cutter.reshape),
     **dict.fromkeys(("pad", "constant_pad_nd"), _Cutter.pad),
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _Cutter.split),
     "unflatten": _Cutter.unflatten,

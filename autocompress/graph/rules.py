@@ -66,9 +66,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_UNARY, _same),
     **dict.fromkeys(_NARY, elementwise),
     **dict.fromkeys(_SPATIAL, _spatial),
-    **dict.fromkeys(
-        ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze"), moving_rules.reshape
-    ),
+    **dict.fromkeys(("reshape", "flatten", "unflatten", "squeeze", "unsqueeze"), moving_rules.reshape),
     **dict.fromkeys(("permute", "transpose", "t", "numpy_T", "movedim"), moving_rules.permute),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "cumsum"), mixing_rules.along),
     **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std", "prod"), mixing_rules.reduce),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from autocompress.proxy.sensitivity import Effects
-from autocompress.search.parts import BITS, Part, Table, places_of, vector_of
+from autocompress.search.parts import Part, Table, vector_of
 
 # So many decisions are taken one option further, or back, at once.
 _STEPS = (1, 2, 4, 8, 16, 32)
@@ -13,6 +13,8 @@ _STEPS = (1, 2, 4, 8, 16, 32)
 _LEAST_LEFT = 0.2
 # Decision and the option that it takes instead.
 _Step = tuple[int, int]
+# Loss for what is saved, and the step.
+_Ranked = tuple[float, int, int]
 
 
 def further_parts(effects: Effects, table: Table, part: Part, places: Collection[int]) -> Iterator[Part]:
@@ -31,7 +33,7 @@ def further_parts(effects: Effects, table: Table, part: Part, places: Collection
         saved = sum(_saved(table, part, place, option, "size_bytes") for place, option in taken)
         return part.ratios["size_bytes"] * max(_LEAST_LEFT, 1.0 - max(0.0, saved) / left)
 
-    return _stepped(effects, table, part, [(place, option) for _, place, option in steps], size)
+    return _stepped(effects, table, part, steps, size)
 
 
 def milder_parts(
@@ -47,42 +49,43 @@ def milder_parts(
         costs: What is saved, in shares of the dense model's.
     """
     steps = sorted(_milder(table, part, places, costs), reverse=True)
-    bits, dense = set(places_of(effects.space, BITS)), table.dense("size_bytes")
+    dense = table.dense("size_bytes")
     # A weight that comes back is stored in as many bits as the others, and a bit only for the weights that are left.
     params = max(part.ratios["params"], 1e-12)
     stored = part.ratios["size_bytes"] / params
 
     def size(taken: Sequence[_Step]) -> float:
         back = sum(
-            -_saved(table, part, place, option, "size_bytes") / dense * (params if place in bits else stored)
+            -_saved(table, part, place, option, "size_bytes") / dense * (params if place in table.bits else stored)
             for place, option in taken
         )
         return part.ratios["size_bytes"] + max(0.0, back)
 
-    return _stepped(effects, table, part, [(place, option) for _, place, option in steps], size)
+    return _stepped(effects, table, part, steps, size)
 
 
 def _stepped(
-    effects: Effects, table: Table, part: Part, steps: Sequence[_Step], size: Callable[[Sequence[_Step]], float]
+    effects: Effects, table: Table, part: Part, steps: Sequence[_Ranked], size: Callable[[Sequence[_Step]], float]
 ) -> Iterator[Part]:
     """The part with ever more steps taken, where it can be priced; losses change as much more as they did together."""
     start = effects.structure_costs_of(vector_of(effects.space, part.chosen))
-    alone, bits = table.part(part.chosen).loss, set(places_of(effects.space, BITS))
+    alone = table.part(part.chosen).loss
     together = max(1.0, part.loss / alone) if alone > 0.0 else 1.0
-    for taken in (steps[:count] for count in _STEPS if count <= len(steps)):
+    for count in [count for count in _STEPS if count <= len(steps)]:
+        taken = [(place, option) for _, place, option in steps[:count]]
         chosen = {place: option for place, option in {**part.chosen, **dict(taken)}.items() if option}
         costs = effects.structure_costs_of(vector_of(effects.space, chosen))
         if start is None or costs is None:
             continue
         more = {place: together * _lost(table, part, place, option) for place, option in taken}
         loss = max(0.0, part.loss + sum(more.values()))
-        rounding = part.rounding + sum(added for place, added in more.items() if place in bits)
+        rounding = part.rounding + sum(added for place, added in more.items() if place in table.bits)
         ratios = {name: part.ratios[name] * costs[name] / max(start[name], 1e-12) for name in costs}
         ratios = {**part.ratios, **ratios, "size_bytes": size(taken)}
         yield Part(chosen, loss, ratios, min(loss, max(0.0, rounding)))
 
 
-def _further(table: Table, part: Part, places: Collection[int]) -> Iterator[tuple[float, int, int]]:
+def _further(table: Table, part: Part, places: Collection[int]) -> Iterator[_Ranked]:
     """Loss for what is saved, decision and option, of every next option that saves anything."""
     for place in places:
         now = part.chosen.get(place, 0)
@@ -93,9 +96,7 @@ def _further(table: Table, part: Part, places: Collection[int]) -> Iterator[tupl
                 yield _lost(table, part, place, option) / saved, place, option
 
 
-def _milder(
-    table: Table, part: Part, places: Collection[int], costs: Sequence[str]
-) -> Iterator[tuple[float, int, int]]:
+def _milder(table: Table, part: Part, places: Collection[int], costs: Sequence[str]) -> Iterator[_Ranked]:
     """Loss for what it saves, decision and the option before, of every option that loses anything."""
     for place in places:
         now = part.chosen.get(place, 0)

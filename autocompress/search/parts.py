@@ -53,7 +53,7 @@ class Table:
         """
         self.space = space
         self._patient = {place for place, decision in enumerate(space.decisions) if decision.kind in patient}
-        self._bits = set(places_of(space, BITS))
+        self.bits = set(places_of(space, BITS))
         self._effects = [effects.options[decision.name] for decision in space.decisions]
         self._dense = effects.dense
         self._objectives = objectives
@@ -81,10 +81,10 @@ class Table:
     def part(self, chosen: Mapping[int, int]) -> Part:
         """Losses and savings added up."""
         losses = {place: self.loss(place, option) for place, option in chosen.items()}
-        rounding = sum(loss for place, loss in losses.items() if place in self._bits)
+        rounding = sum(loss for place, loss in losses.items() if place in self.bits)
         ratios = {
-            cost: max(_LEAST_SHARE, 1.0 - sum(self.saving(p, o, cost) for p, o in chosen.items()) / max(dense, 1e-12))
-            for cost, dense in self._dense.costs.items()
+            cost: max(_LEAST_SHARE, 1.0 - sum(self.saving(p, o, cost) for p, o in chosen.items()) / self.dense(cost))
+            for cost in self._dense.costs
         }
         return Part(dict(chosen), sum(losses.values()), ratios, rounding)
 

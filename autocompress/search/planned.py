@@ -183,9 +183,8 @@ class Planner:
         best = self._outlook(told).best(left, 1, coming)
         if not best:
             return None
-        return f"{PLANNED_LABEL}, {_told(best[0], self._costs or self._saved)}", vector_of(
-            self._effects.space, best[0].chosen
-        )
+        label = f"{PLANNED_LABEL}, {_told(best[0], self._costs or self._saved)}"
+        return label, vector_of(self._effects.space, best[0].chosen)
 
     def _is_known(self, vector: Vector) -> bool:
         if vector in self._measured:
