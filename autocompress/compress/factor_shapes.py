@@ -47,7 +47,7 @@ def factor_shapes(layer: LayerShape, op: LowRank) -> tuple[LayerShape, ...]:
     ranks = factor_ranks(weight, op.rank_ratio, method)
     if layer.groups != 1 or factor_weights(weight, ranks, method) >= math.prod(weight):
         return ()
-    return {"svd": _svd, "tucker": _tucker, "cp": _cp}[method](layer, ranks)
+    return {"svd": _svd, "tucker": _tucker, "spatial": _spatial, "cp": _cp}[method](layer, ranks)
 
 
 def _svd(layer: LayerShape, ranks: _Shape) -> tuple[LayerShape, ...]:
@@ -70,6 +70,17 @@ def _tucker(layer: LayerShape, ranks: _Shape) -> tuple[LayerShape, ...]:
         LayerShape(op, (rank_in, inputs, *ones), ones, ones, 1, layer.in_shape, before, "reduce"),
         LayerShape(op, (rank_out, rank_in, *window), layer.stride, layer.dilation, 1, before, after, "core"),
         LayerShape(op, (outputs, rank_out, *ones), ones, ones, 1, after, layer.out_shape, "expand"),
+    )
+
+
+def _spatial(layer: LayerShape, ranks: _Shape) -> tuple[LayerShape, ...]:
+    (rank,) = ranks
+    op, (outputs, inputs, height, width) = layer.op, layer.weight_shape
+    (sh, sw), (dh, dw) = layer.stride, layer.dilation
+    between = (layer.out_shape[0], rank, layer.out_shape[2], layer.in_shape[3])
+    return (
+        LayerShape(op, (rank, inputs, height, 1), (sh, 1), (dh, 1), 1, layer.in_shape, between, "rows"),
+        LayerShape(op, (outputs, rank, 1, width), (1, sw), (1, dw), 1, between, layer.out_shape, "columns"),
     )
 
 

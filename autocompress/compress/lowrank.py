@@ -1,7 +1,8 @@
-"""Low-rank factors: truncated SVD for linear and 1 x 1 layers, Tucker-2 and CP for convolutions.
+"""Low-rank factors: truncated SVD for linear and 1 x 1 layers; Tucker-2, spatial or CP for convolutions.
 
 Source: Denton et al. 2014, "Exploiting Linear Structure Within Convolutional Networks" (SVD); Kim et al. 2016,
 "Compression of Deep Convolutional Neural Networks for Fast and Low Power Mobile Applications", section 3.1 (Tucker-2);
+Tai et al. 2016, "Convolutional Neural Networks with Low-rank Regularization", theorem 1 (spatial);
 Lebedev et al. 2015, "Speeding-up Convolutional Neural Networks Using Fine-tuned CP-Decomposition", section 3.2.
 """
 
@@ -42,7 +43,7 @@ def factorise(module: fx.GraphModule, path: str, op: LowRank, weights: bool = Tr
     ranks = factor_ranks(shape, op.rank_ratio, method)
     if getattr(layer, "groups", 1) != 1 or factor_weights(shape, ranks, method) >= layer.weight.numel():
         return ()
-    builders = {"svd": _svd, "tucker": _tucker, "cp": _cp}
+    builders = {"svd": _svd, "tucker": _tucker, "spatial": _spatial, "cp": _cp}
     factors = builders[method](layer, ranks, weights)
     paths = tuple(f"{path}.{name}" for name, _ in factors)
     _replace(module, path, factors)
@@ -71,7 +72,8 @@ def _conv(
 
 
 def _placement(layer: Any) -> dict[str, Any]:
-    return {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+    names = ("stride", "padding", "dilation", "padding_mode")
+    return {name: getattr(layer, name) for name in names}
 
 
 def _copy(target: Any, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -119,15 +121,29 @@ def _tucker(layer: Any, ranks: tuple[int, ...], weights: bool) -> list[tuple[str
     return [("reduce", reduce), ("core", core), ("expand", expand)]
 
 
+def _spatial(layer: Any, ranks: tuple[int, ...], weights: bool) -> list[tuple[str, nn.Module]]:
+    """A kernel of one column, then one of one row."""
+    (rank,) = ranks
+    outputs, inputs, height, width = layer.weight.shape
+    along_rows, along_columns = _sides(layer)
+    rows = _conv(layer, inputs, rank, (height, 1), False, **along_rows)
+    columns = _conv(layer, rank, outputs, (1, width), layer.bias is not None, **along_columns)
+    if weights:
+        unfolded = layer.weight.detach().float().permute(1, 2, 3, 0).reshape(inputs * height, width * outputs)
+        u, s, v = torch.linalg.svd(unfolded, full_matrices=False)
+        root = s[:rank].sqrt()
+        _copy(rows, (u[:, :rank] * root).t())
+        _copy(columns, (root[:, None] * v[:rank]).reshape(rank, width, outputs).permute(2, 0, 1), layer.bias)
+    return [("rows", rows), ("columns", columns)]
+
+
 def _cp(layer: Any, ranks: tuple[int, ...], weights: bool) -> list[tuple[str, nn.Module]]:
     rank = ranks[0]
     outputs, inputs, height, width = layer.weight.shape
-    (sh, sw), (dh, dw) = layer.stride, layer.dilation
-    padding = layer.padding
-    ph, pw = (padding, padding) if isinstance(padding, str) else padding
+    along_rows, along_columns = _sides(layer)
     reduce = _conv(layer, inputs, rank, (1, 1), False)
-    rows = _conv(layer, rank, rank, (height, 1), False, rank, stride=(sh, 1), padding=_side(ph, 0), dilation=(dh, 1))
-    columns = _conv(layer, rank, rank, (1, width), False, rank, stride=(1, sw), padding=_side(0, pw), dilation=(1, dw))
+    rows = _conv(layer, rank, rank, (height, 1), False, rank, **along_rows)
+    columns = _conv(layer, rank, rank, (1, width), False, rank, **along_columns)
     expand = _conv(layer, rank, outputs, (1, 1), layer.bias is not None)
     if weights:
         with tensorly.backend_context("pytorch"):
@@ -139,6 +155,17 @@ def _cp(layer: Any, ranks: tuple[int, ...], weights: bool) -> list[tuple[str, nn
         _copy(columns, wide.t().float())
         _copy(expand, (out * scales).float(), layer.bias)
     return [("reduce", reduce), ("rows", rows), ("columns", columns), ("expand", expand)]
+
+
+def _sides(layer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How a 2-d layer is placed along its rows, and along its columns."""
+    (sh, sw), (dh, dw) = layer.stride, layer.dilation
+    ph, pw = (layer.padding, layer.padding) if isinstance(layer.padding, str) else layer.padding
+    mode = layer.padding_mode
+    return (
+        {"stride": (sh, 1), "padding": _side(ph, 0), "dilation": (dh, 1), "padding_mode": mode},
+        {"stride": (1, sw), "padding": _side(0, pw), "dilation": (1, dw), "padding_mode": mode},
+    )
 
 
 def _side(height: Any, width: Any) -> Any:

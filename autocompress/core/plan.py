@@ -18,7 +18,7 @@ PATTERNS = ("unstructured", "2:4")
 GRANULARITIES = ("channel", "tensor")
 SCHEMES = ("auto", "symmetric", "affine")
 RANGES = ("minmax", "percentile", "mse")
-FACTORISATIONS = ("svd", "tucker", "cp")
+FACTORISATIONS = ("svd", "tucker", "spatial", "cp")
 WEIGHT_BITS = (2, 3, 4, 5, 6, 7, 8, 16)
 ACTIVATION_BITS = (8, 16)
 
@@ -57,7 +57,7 @@ class Prune:
 
 @dataclass(frozen=True)
 class LowRank:
-    """Replaces a layer by a product of smaller ones: SVD for linear and 1 x 1, Tucker-2 or CP for convolutions.
+    """Replaces a layer by a product of smaller ones: SVD for linear and 1 x 1, three kinds for convolutions.
 
     `rank_ratio` is the share of the full rank that is kept; `method` None takes the usual one for the layer.
     """

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from autocompress.compress.apply import compress
 from autocompress.compress.planned import PlannedNetworks
 from autocompress.core.network import Network
-from autocompress.core.plan import LayerOp, LowRank, Plan, Prune, Quantize, Sparsify, Student
+from autocompress.core.plan import FACTORISATIONS, LayerOp, LowRank, Plan, Prune, Quantize, Sparsify, Student
 from autocompress.core.rules import build_space, load_rules
 from autocompress.graph.info import Traced, trace_model
 from autocompress.graph.kernels import network_of
@@ -60,7 +60,8 @@ def any_plan(model: Traced, seed: int) -> Plan:
         if layer.frozen_reason is None and rng.random() < often:
             ops: list[LayerOp] = []
             if rng.random() < 0.4 and layer.op in FACTORISED:
-                ops.append(LowRank(float(rng.uniform(0.1, 0.9)), [None, "svd", "tucker", "cp"][rng.integers(4)]))
+                methods = [None, *FACTORISATIONS]
+                ops.append(LowRank(float(rng.uniform(0.1, 0.9)), methods[rng.integers(len(methods))]))
             elif rng.random() < 0.3:
                 ops.append(Sparsify(0.5))
             if rng.random() < 0.7:

@@ -59,7 +59,7 @@ def test_the_digest_names_the_content_and_is_stable() -> None:
         (lambda: Prune(0.5, "l3"), "allowed: l1, l2, taylor, random"),
         (lambda: Prune(0.5, round_to=0), "Prune.round_to is 0"),
         (lambda: LowRank(1.0), "LowRank.rank_ratio"),
-        (lambda: LowRank(0.5, "qr"), "svd, tucker, cp"),
+        (lambda: LowRank(0.5, "qr"), "svd, tucker, spatial, cp"),
         (lambda: Sparsify(0.7, "2:4"), "with pattern 2:4 is 0.7"),
         (lambda: Sparsify(0.5, "1:2"), "Sparsify.pattern"),
         (lambda: Quantize(9), "Quantize.w_bits is 9"),
@@ -114,7 +114,7 @@ def test_kept_channels_are_a_multiple_or_all_of_them(channels: int, sparsity: fl
 
 
 OPS: st.SearchStrategy[Op] = st.one_of(
-    st.builds(LowRank, st.sampled_from([0.5, 0.25]), st.sampled_from([None, "svd", "cp"])),
+    st.builds(LowRank, st.sampled_from([0.5, 0.25]), st.sampled_from([None, "svd", "spatial", "cp"])),
     st.builds(Quantize, st.sampled_from([2, 4, 8]), st.sampled_from([None, 8, 16])),
 )
 

@@ -248,6 +248,10 @@ def test_frozen_layers_are_skipped_unless_named() -> None:
         ("conv2d", (16, 16, 3, 3), 1, LowRank(0.5), True),
         ("conv2d", (16, 16, 3, 3), 1, LowRank(0.95), False),  # 2 * 16 * 15 + 15 * 15 * 9 > 2304
         ("conv2d", (16, 16, 3, 3), 1, LowRank(0.95, "cp"), True),  # 15 * 38 < 2304
+        ("conv2d", (16, 16, 3, 3), 1, LowRank(0.45, "spatial"), True),  # 22 * 96 < 2304
+        ("conv2d", (16, 16, 3, 3), 1, LowRank(0.5, "spatial"), False),  # 24 * 96 = 2304
+        ("conv2d", (32, 16, 1, 1), 1, LowRank(0.4, "spatial"), False),
+        ("linear", (16, 16), 1, LowRank(0.1, "spatial"), False),
         ("conv2d", (16, 16, 3, 3), 1, LowRank(0.5, "svd"), False),
         ("conv2d", (16, 1, 3, 3), 16, LowRank(0.5), False),
         ("conv1d", (16, 16, 3), 1, LowRank(0.5), False),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from autocompress.compress.apply import compress
 from autocompress.compress.calibrate import batch_statistics, calibrate
-from autocompress.compress.lowrank import _tucker
+from autocompress.compress.lowrank import _spatial, _tucker
 from autocompress.compress.quantize import activation_quantizers
 from autocompress.compress.quantizer import ActivationQuantizer, HalfWeight, WeightQuantizer, calibrate_activation
 from autocompress.compress.sparsify import magnitude_mask
@@ -65,10 +65,11 @@ def test_svd_error_is_the_tail_of_the_spectrum(layer: nn.Module, ratio: float) -
     [
         (LowRank(0.5, "tucker"), nn.Conv2d(16, 16, 3, bias=False)),
         (LowRank(0.5, "tucker"), nn.Conv1d(16, 16, 5, bias=False)),
+        (LowRank(0.25, "spatial"), nn.Conv2d(16, 16, 3, bias=False)),
         (LowRank(0.5, "cp"), nn.Conv2d(16, 16, 3, bias=False)),
         (LowRank(0.5, "svd"), nn.Linear(32, 16, bias=False)),
     ],
-    ids=["tucker", "tucker1d", "cp", "svd"],
+    ids=["tucker", "tucker1d", "spatial", "cp", "svd"],
 )
 def test_weights_of_low_rank_are_reproduced(op: LowRank, layer: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -89,6 +90,15 @@ def test_weights_of_low_rank_are_reproduced(op: LowRank, layer: nn.Module) -> No
     assert float(error) < 1e-3
 
 
+def test_spatial_error_is_the_truncated_tail() -> None:
+    layer = nn.Conv2d(12, 16, (3, 5), bias=False)
+    made = compress(single(layer, 12, 9, 9), Plan(layers=(("0", (LowRank(0.3, "spatial"),)),)))
+    weight = layer.weight.detach()
+    error = (product(made.module, made.factors["0"], layer) - weight).norm()
+    tail = torch.linalg.svdvals(weight.permute(1, 2, 3, 0).reshape(36, 80))[round(0.3 * 36) :].norm()
+    torch.testing.assert_close(error, tail, rtol=1e-4, atol=1e-6)
+
+
 def test_tucker_at_full_rank_reproduces() -> None:
     layer = nn.Conv2d(12, 10, 3, stride=2, padding=1)
     chain = nn.Sequential(*(factor for _, factor in _tucker(layer, (12, 10), weights=True)))
@@ -97,7 +107,15 @@ def test_tucker_at_full_rank_reproduces() -> None:
         torch.testing.assert_close(chain(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["tucker", "cp"])
+def test_spatial_at_full_rank_reproduces() -> None:
+    layer = nn.Conv2d(4, 20, 3, stride=2, padding=1, padding_mode="reflect")
+    chain = nn.Sequential(*(factor for _, factor in _spatial(layer, (12,), weights=True)))
+    x = torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(chain(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["tucker", "spatial", "cp"])
 @pytest.mark.parametrize(
     "place", [{"stride": 2, "padding": 1}, {"dilation": 2, "padding": 2}, {"padding": "same"}], ids=str
 )
@@ -113,6 +131,8 @@ def test_factors_keep_stride_padding_and_dilation(method: str, place: dict[str, 
 def test_ranks_stay_within_the_full_rank(outputs: int, inputs: int, ratio: float) -> None:
     (rank,) = factor_ranks((outputs, inputs), ratio, "svd")
     assert 1 <= rank <= min(outputs, inputs)
+    (rank,) = factor_ranks((outputs, inputs, 3, 5), ratio, "spatial")
+    assert 1 <= rank <= min(3 * inputs, 5 * outputs)
     rank_in, rank_out = factor_ranks((outputs, inputs, 3, 3), ratio, "tucker")
     assert 1 <= rank_in <= inputs
     assert 1 <= rank_out <= outputs
