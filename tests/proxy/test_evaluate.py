@@ -12,7 +12,7 @@ import torch
 
 from autocompress.core.fusion import fuse
 from autocompress.core.plan import LowRank, Plan, Prune, Quantize, Sparsify, Student
-from autocompress.core.rules import build_space, load_rules
+from autocompress.core.rules import build_space, load_rules, lowrank_shrinks
 from autocompress.emit.onnx_export import export_onnx
 from autocompress.errors import PlanError, RunError
 from autocompress.graph.info import total_macs
@@ -226,6 +226,12 @@ def test_the_rate_starts_higher_the_more_was_cut_and_the_longer_it_trains_and_no
     assert rate(None, steps=10) == 1.0
     assert [rate(None, steps=steps) for steps in (320, 2560, 10**6)] == pytest.approx([2.0, 4.0, 5.0])
     assert rate(0.75, steps=320) == pytest.approx(5.0)
+
+    wide = [layer.name for layer in context.dense.info.layers if lowrank_shrinks(layer, LowRank(0.25))]
+    plan = Plan(layers=tuple((name, (LowRank(0.25), Quantize(4, 8))) for name in wide))
+    module = realise(plan, context).module
+    assert total_macs(module) < 0.8 * context.dense.info.macs
+    assert starting_rate(plan, module, context, 40) == base
 
 
 def test_the_rate_of_a_model_without_batchnorm_is_the_tasks() -> None:
