@@ -17,7 +17,9 @@ _Step = tuple[int, int]
 _Ranked = tuple[float, int, int]
 
 
-def further_parts(effects: Effects, table: Table, part: Part, places: Collection[int]) -> Iterator[Part]:
+def further_parts(
+    effects: Effects, table: Table, part: Part, places: Collection[int], costs: Sequence[str]
+) -> Iterator[Part]:
     """The part with ever more decisions one option further, those that save most for what they lose first.
 
     Args:
@@ -25,8 +27,9 @@ def further_parts(effects: Effects, table: Table, part: Part, places: Collection
         table: What single options do.
         part: Measured as a whole.
         places: The decisions that change anything.
+        costs: What is saved, in shares of the dense model's.
     """
-    steps = sorted(_further(table, part, places))
+    steps = sorted(_further(table, part, places, costs))
     left = sum(table.largest(place, "size_bytes") for place in places) or 1.0
 
     def size(taken: Sequence[_Step]) -> float:
@@ -85,13 +88,13 @@ def _stepped(
         yield Part(chosen, loss, ratios, min(loss, max(0.0, rounding)))
 
 
-def _further(table: Table, part: Part, places: Collection[int]) -> Iterator[_Ranked]:
+def _further(table: Table, part: Part, places: Collection[int], costs: Sequence[str]) -> Iterator[_Ranked]:
     """Loss for what is saved, decision and option, of every next option that saves anything."""
     for place in places:
         now = part.chosen.get(place, 0)
         option = min((index for index in table.usable(place) if index > now), default=None)
         if option is not None:
-            saved = _saved(table, part, place, option, "size_bytes")
+            saved = sum(_saved(table, part, place, option, cost) / table.dense(cost) for cost in costs)
             if saved > 0.0:
                 yield _lost(table, part, place, option) / saved, place, option
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress.core.space import Space
+from autocompress.core.space import Space, Vector
 from autocompress.search.covering import Place, Scale, covering
 from autocompress.search.parts import Part, places_of, vector_of
 from autocompress.search.recovery import Recovery, Trained, expected_rest, recovery_of
@@ -30,6 +30,8 @@ _LEAP = 0.5
 _ROOM = 2.0
 # Costs of plans that were not measured are guessed; what seems to pass a limit by so much may keep to it.
 _GUESSED = 1.1
+# Losses below this share of what a model that knows nothing loses are all alike.
+_LEAST_LOSS = 1e-4
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,6 @@ class Outlook:
         full = [one for one in tried if self._sizes.isdisjoint(one.part.chosen)]
         self._least = self._reachable()
         self._law: Recovery = recovery_of([Trained(*self._known(one.part), one.lost) for one in full])
-        self._vectors = self._matrix(self._tried)
         expected = [self._law.lost(*self._known(one.part)) for one in tried]
         self._beside = np.array(
             [math.log((max(0.0, t.lost) + blur) / (law + blur)) for t, law in zip(tried, expected, strict=True)]
@@ -88,14 +89,36 @@ class Outlook:
     def lost(self, parts: Sequence[Part]) -> list[float]:
         """The shares of the accuracy that trials are expected to lose."""
         expected = np.array([self._law.lost(*self._known(part)) for part in parts])
-        if len(self._vectors) and len(parts):
-            vectors = self._matrix(parts)
-            apart = np.stack([(vectors != one).sum(axis=1) for one in self._vectors], axis=1)
-            nearest = apart.argmin(axis=1)
-            weights = np.exp(-apart[np.arange(len(parts)), nearest] / _REACH)
-            blur = self._scale.blur
-            expected = (expected + blur) * np.exp(weights * self._beside[nearest]) - blur
+        if len(self._tried) and len(parts):
+            beside, blur = self._told_beside(parts, self._tried, self._beside), self._scale.blur
+            expected = (expected + blur) * np.exp(beside) - blur
         return [float(min(1.0, max(0.0, lost))) for lost in expected]
+
+    def corrected(
+        self, parts: Mapping[Vector, Part], guessed: Sequence[Part], measured: Sequence[Part | None]
+    ) -> dict[Vector, Part]:
+        """Parts whose losses were added up, corrected by what measuring the guessed ones nearest to them showed."""
+        pairs = [(one, other) for one, other in zip(guessed, measured, strict=True) if other is not None]
+        if not pairs or not parts:
+            return dict(parts)
+        least = _LEAST_LOSS * self._chance
+        apart = np.array([math.log((other.loss + least) / (one.loss + least)) for one, other in pairs])
+        factors = np.exp(self._told_beside(list(parts.values()), [one for one, _ in pairs], apart))
+        return {
+            vector: replace(part, loss=part.loss * factor, rounding=part.rounding * factor)
+            for (vector, part), factor in zip(parts.items(), factors.tolist(), strict=True)
+        }
+
+    def _told_beside(
+        self, parts: Sequence[Part], others: Sequence[Part], told: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """What the nearest of some other parts told, the less the more decisions differ."""
+        vectors = self._matrix(parts)
+        apart = np.stack([(vectors != one).sum(axis=1) for one in self._matrix(others)], axis=1)
+        nearest = apart.argmin(axis=1)
+        weights = np.exp(-apart[np.arange(len(parts)), nearest] / _REACH)
+        found: NDArray[np.float64] = weights * told[nearest]
+        return found
 
     def best(self, parts: Sequence[Part], count: int, coming: Sequence[Part] = ()) -> list[Part]:
         """At most `count` parts that cover most of the front beside what was tried, and are not far beyond it.

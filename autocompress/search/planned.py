@@ -44,6 +44,8 @@ from autocompress.search.parts import (
 from autocompress.search.record import Objective, Record, accuracy_of, lost_share
 
 STRUCTURE_LEVELS = 10
+# So many structures choose the same everywhere.
+_UNIFORM_LEVELS = 4
 # So many structures of a cost are measured first, over the whole range of what it can save.
 _FIRST_LEVELS = 5
 STREAM_LEVELS = 4
@@ -110,11 +112,12 @@ class Planner:
         # What it is worth to give up for accuracy.
         self._saved = sorted({*self._costs, *(limits.shares if limits is not None else ())}) or ["macs"]
         self._base = base_of(effects, options)
-        beside = based(effects, options, self._base)
-        self._table, self._prices = Table(space, beside, named), Prices(effects, self._base)
+        beside, asked = based(effects, options, self._base), [*named, *(limits.shares if limits is not None else ())]
+        self._table, self._prices = Table(space, beside, asked), Prices(effects, self._base)
         # Fewer channels are less work on any device, also where this one has slow kernels for so many.
-        self._patient = Table(space, beside, named, patient=("prune",))
+        self._patient = Table(space, beside, asked, patient=("prune",))
         self._groups, self._shared = _structure_groups(space, blocks)
+        self._uniform = _uniform_structures(space, self._groups)
         self._spread(_WORST_ADDED * options.chance)
         self._measured: dict[Vector, Part] = {}
 
@@ -139,31 +142,39 @@ class Planner:
             known: Trials that say how much loss training brings back.
             count: How many will be picked.
         """
-        outlook, wanted = self._outlook(known), _MEASURED * count
-        parts = self._parts(known, outlook)
-        if len(parts) < wanted and self._limits is not None and self._worst < math.inf:
+        outlook, gone = self._outlook(known), {record.vector for record in known}
+        parts = self._parts(gone, outlook)
+        if len(parts) < _MEASURED * count and self._limits is not None and self._worst < math.inf:
             # Limits have to be kept to whatever that loses.
             self._spread(math.inf)
-            parts = self._parts(known, outlook)
-        self._measure_best(parts, outlook, count)
+            parts = self._parts(gone, outlook)
+        self._measure_best(parts, gone, outlook, count)
 
-    def _parts(self, known: Sequence[Record], outlook: Outlook) -> dict[Vector, Part]:
+    def _parts(self, gone: Collection[Vector], outlook: Outlook) -> dict[Vector, Part]:
         """What may be tried next, as far as it can be told before it is measured."""
+        wholes = [_NOTHING, *_structures(self._effects, self._descents, self._uniform, self._base, outlook)]
+        streams, bits = [{}, *self._streams], [{}, *self._bits]
+        parts = _combined(self._effects, self._table, self._blocks, wholes, streams, bits)
+        for vector, part in self._beside(outlook.reached(_EXTENDED)):
+            parts.setdefault(vector, part)
+        return self._allowed(parts | self._measured, gone, outlook)
+
+    def _beside(self, parts: Sequence[Part]) -> Iterator[tuple[Vector, Part]]:
+        """Plans a little stronger or milder than some that were measured."""
         space, effects = self._effects.space, self._effects
-        wholes = [_NOTHING, *_structures(effects, self._descents, self._base, outlook)]
-        parts = _combined(effects, self._table, self._blocks, wholes, [{}, *self._streams], [{}, *self._bits])
         places = places_of(space, ("prune", "shape", *BITS))
-        for reached in outlook.reached(_EXTENDED):
-            left = _undropped(space, self._blocks, reached, places)
-            further = further_parts(effects, self._table, reached, left)
-            for part in (*further, *milder_parts(effects, self._table, reached, left, self._saved)):
-                parts.setdefault(vector_of(space, part.chosen), part)
-        parts |= self._measured
-        for record in known:
-            parts.pop(record.vector, None)
+        for part in parts:
+            left = _undropped(space, self._blocks, part, places)
+            further = further_parts(effects, self._table, part, left, ["size_bytes"] if self._costs else self._saved)
+            for found in (*further, *milder_parts(effects, self._table, part, left, self._saved)):
+                yield vector_of(space, found.chosen), found
+
+    def _allowed(self, parts: Mapping[Vector, Part], gone: Collection[Vector], outlook: Outlook) -> dict[Vector, Part]:
+        """Those that were not tried and seem to keep to the limits."""
+        left = {vector: part for vector, part in parts.items() if vector not in gone}
         if self._limits is None:
-            return parts
-        within = {vector: part for vector, part in parts.items() if outlook.is_within(part)}
+            return left
+        within = {vector: part for vector, part in left.items() if outlook.is_within(part)}
         fits = self._limits.fits
         return within if fits is None else {vector: part for vector, part in within.items() if fits(vector)}
 
@@ -209,15 +220,26 @@ class Planner:
         limits = None if self._limits is None else self._limits.shares
         return Outlook(self._effects.space, tried, self._options.chance, self._costs, self._samples, limits)
 
-    def _measure_best(self, parts: dict[Vector, Part], outlook: Outlook, count: int) -> None:
-        """Measures the best of the parts, since they add up only roughly: more are than are wanted."""
+    def _measure_best(self, parts: dict[Vector, Part], gone: Collection[Vector], outlook: Outlook, count: int) -> None:
+        """Measures the best of the parts, since they add up only roughly: more are than are wanted.
+
+        What was measured already is not beaten by what only seems better, and what lies beside the best is looked at.
+        """
+        self._wholes([vector for vector in parts if self._is_known(vector) and self._is_allowed(vector)])
+        parts |= self._measured
         for _ in range(_ROUNDS):
             unknown = self._unmeasured(parts, outlook, _MEASURED * count)
             if not unknown:
                 return
-            for vector in unknown:
-                del parts[vector]
-            parts |= self._wholes(unknown)
+            guessed = [parts[vector] for vector in unknown]
+            found = self._wholes(unknown)
+            parts = outlook.corrected(parts, guessed, [found.get(vector) for vector in unknown])
+            best = outlook.best(list(self._measured.values()), count)
+            parts |= self._allowed(dict(self._beside(best)), gone, outlook)
+            parts |= self._measured
+
+    def _is_allowed(self, vector: Vector) -> bool:
+        return self._limits is None or self._limits.allows(vector)
 
     def _unmeasured(self, parts: dict[Vector, Part], outlook: Outlook, count: int) -> list[Vector]:
         """Those of the best that are to be measured; what is not allowed is taken out of the parts."""
@@ -226,7 +248,7 @@ class Planner:
             best = outlook.best(list(parts.values()), count)
             wanted = (vector_of(space, part.chosen) for part in best)
             unknown = [vector for vector in wanted if vector not in self._measured]
-            refused = {vector for vector in unknown if self._limits is not None and not self._limits.allows(vector)}
+            refused = {vector for vector in unknown if not self._is_allowed(vector)}
             if not refused:
                 return unknown
             for vector in refused:
@@ -320,15 +342,32 @@ def _structure_groups(space: Space, blocks: Sequence[BlockInfo]) -> tuple[_Group
     return groups, [[(place,)] for place in shared]
 
 
+def _uniform_structures(space: Space, groups: _Groups) -> list[dict[int, int]]:
+    """The first option of every decision of a kind, the second of every one, and so on; blocks stay."""
+    places = {place for group in groups for alternative in group for place in alternative}
+    found = []
+    for kind in ("prune", "shape"):
+        last = {place: len(space.decisions[place].options) - 1 for place in places_of(space, (kind,))}
+        last = {place: index for place, index in last.items() if place in places}
+        most = max(last.values(), default=0)
+        levels = sorted({round(most * level / _UNIFORM_LEVELS) for level in range(1, _UNIFORM_LEVELS + 1)} - {0})
+        found += [{place: min(level, index) for place, index in last.items() if index} for level in levels]
+    return found
+
+
 def _structures(
-    effects: Effects, descents: Sequence[Descent], base: Mapping[int, int], outlook: Outlook
+    effects: Effects,
+    descents: Sequence[Descent],
+    uniform: Sequence[Mapping[int, int]],
+    base: Mapping[int, int],
+    outlook: Outlook,
 ) -> Collection[Part]:
     """Structures measured as wholes, close together up to where too much is lost for good, and far apart beyond."""
 
     def measure(chosen: Sequence[Mapping[int, int]]) -> dict[Vector, Part]:
         return {vector_of(effects.space, part.chosen): part for part in _measured(effects, chosen, base)}
 
-    found = measure(choices(descents, _FIRST_LEVELS))
+    found = measure([*choices(descents, _FIRST_LEVELS), *uniform])
     nearer = []
     for descent in descents:
         steps = [(ratio, found.get(vector_of(effects.space, chosen))) for ratio, chosen in descent.steps(_FIRST_LEVELS)]
