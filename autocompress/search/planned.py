@@ -24,12 +24,11 @@ from autocompress.core.metric import Metric
 from autocompress.core.model_info import BlockInfo
 from autocompress.core.space import Space, Vector
 from autocompress.proxy.sensitivity import Effects, Sensitivity
-from autocompress.search.descent import Descent, choices, descents_of
+from autocompress.search.descent import choices, descents_of
 from autocompress.search.further import further_parts, milder_parts
-from autocompress.search.outlook import WORST_LOST, Outlook, Tried
+from autocompress.search.outlook import Outlook, Tried
 from autocompress.search.parts import (
     BITS,
-    STRUCTURE,
     Part,
     Prices,
     Table,
@@ -42,12 +41,8 @@ from autocompress.search.parts import (
     vector_of,
 )
 from autocompress.search.record import Objective, Record, accuracy_of, lost_share
+from autocompress.search.structures import measured_beside, structure_groups, structures_of, uniform_structures
 
-STRUCTURE_LEVELS = 10
-# So many structures choose the same everywhere.
-_UNIFORM_LEVELS = 4
-# So many structures of a cost are measured first, over the whole range of what it can save.
-_FIRST_LEVELS = 5
 STREAM_LEVELS = 4
 BIT_LEVELS = 12
 # Choices are not spread beyond the saving where their added losses reach this share: what they lose together is more.
@@ -58,7 +53,6 @@ _MEASURED, _ROUNDS = 2, 2
 _LOOKS = 16
 # So many of the plans that were tried are taken further.
 _EXTENDED = 12
-_Groups = list[list[tuple[int, ...]]]
 _NOTHING = Part({}, 0.0, {})
 # How the labels of trials of such plans begin.
 PLANNED_LABEL = "planned"
@@ -116,8 +110,8 @@ class Planner:
         self._table, self._prices = Table(space, beside, asked), Prices(effects, self._base)
         # Fewer channels are less work on any device, also where this one has slow kernels for so many.
         self._patient = Table(space, beside, asked, patient=("prune",))
-        self._groups, self._shared = _structure_groups(space, blocks)
-        self._uniform = _uniform_structures(space, self._groups)
+        self._groups, self._shared = structure_groups(space, blocks)
+        self._uniform = uniform_structures(self._table, self._groups)
         self._spread(_WORST_ADDED * options.chance)
         self._measured: dict[Vector, Part] = {}
 
@@ -151,10 +145,12 @@ class Planner:
         self._measure_best(parts, gone, outlook, count)
 
     def _parts(self, gone: Collection[Vector], outlook: Outlook) -> dict[Vector, Part]:
-        """What may be tried next, as far as it can be told before it is measured."""
-        wholes = [_NOTHING, *_structures(self._effects, self._descents, self._uniform, self._base, outlook)]
+        """What may be tried next, as far as it can be told before it is measured; structures alone are measured."""
+        wholes = structures_of(self._effects, self._descents, self._uniform, self._base, outlook)
+        alone = [vector_of(self._effects.space, {**self._base, **one.chosen}) for one in wholes]
+        self._wholes([vector for vector in alone if self._is_allowed(vector)])
         streams, bits = [{}, *self._streams], [{}, *self._bits]
-        parts = _combined(self._effects, self._table, self._blocks, wholes, streams, bits)
+        parts = _combined(self._effects, self._table, self._blocks, [_NOTHING, *wholes], streams, bits)
         for vector, part in self._beside(outlook.reached(_EXTENDED)):
             parts.setdefault(vector, part)
         return self._allowed(parts | self._measured, gone, outlook)
@@ -223,10 +219,8 @@ class Planner:
     def _measure_best(self, parts: dict[Vector, Part], gone: Collection[Vector], outlook: Outlook, count: int) -> None:
         """Measures the best of the parts, since they add up only roughly: more are than are wanted.
 
-        What was measured already is not beaten by what only seems better, and what lies beside the best is looked at.
+        What measuring shows corrects what is guessed of others, and what lies beside the best is looked at too.
         """
-        self._wholes([vector for vector in parts if self._is_known(vector) and self._is_allowed(vector)])
-        parts |= self._measured
         for _ in range(_ROUNDS):
             unknown = self._unmeasured(parts, outlook, _MEASURED * count)
             if not unknown:
@@ -289,23 +283,13 @@ def _undropped(space: Space, blocks: Sequence[BlockInfo], whole: Part, places: S
     return {place for place in places if space.decisions[place].target not in gone}
 
 
-def _measured(effects: Effects, family: Sequence[Mapping[int, int]], base: Mapping[int, int]) -> Iterator[Part]:
-    """The plans of a family measured as wholes beside a base; those that cannot be applied are left out."""
-    vectors = [vector_of(effects.space, {**base, **chosen}) for chosen in ({}, *family)]
-    start, *measured = effects.of(vectors)
-    for chosen, effect in zip(family, measured, strict=True):
-        if start is not None and effect is not None:
-            ratios = {cost: effect.costs[cost] / max(start.costs[cost], 1e-12) for cost in start.costs}
-            yield Part(chosen, max(0.0, effect.loss - start.loss), ratios)
-
-
 def _taken_apart(effects: Effects, vectors: Sequence[Vector], base: Mapping[int, int]) -> dict[Vector, Part]:
     """Plans measured as wholes, and what their bits have of the loss beside those of a base."""
     space = effects.space
     # One after the other, since they share their cuts.
     effects.of([one for vector in vectors for one in (vector, _unrounded(space, vector, base))])
     found = {}
-    for part in _measured(effects, list(map(chosen_by, vectors)), {}):
+    for part in measured_beside(effects, list(map(chosen_by, vectors)), {}):
         vector = vector_of(space, part.chosen)
         whole, cuts = effects.known(vector), effects.known(_unrounded(space, vector, base))
         added = 0.0 if whole is None or cuts is None else whole.loss - cuts.loss
@@ -316,74 +300,6 @@ def _taken_apart(effects: Effects, vectors: Sequence[Vector], base: Mapping[int,
 def _unrounded(space: Space, vector: Vector, base: Mapping[int, int]) -> Vector:
     """The plan with the bits of a base."""
     return vector_of(space, {**chosen_by(vector), **{place: base.get(place, 0) for place in places_of(space, BITS)}})
-
-
-def _structure_groups(space: Space, blocks: Sequence[BlockInfo]) -> tuple[_Groups, _Groups]:
-    """Groups of alternatives, each a set of places decided together: a block is dropped, or its layers are changed.
-
-    Outside of blocks the options of one layer are decided together. Channels that blocks share are groups apart: what
-    cutting them saves depends on how many blocks are left.
-    """
-    left = {place: space.decisions[place] for place in places_of(space, STRUCTURE)}
-    groups: _Groups = []
-    for block in blocks:
-        drop = [place for place, d in left.items() if d.kind == "drop" and d.target == block.name]
-        inside = [place for place, d in left.items() if d.kind != "drop" and d.target in block.layers and d.layers == 1]
-        if drop:
-            groups.append([*((place,) for place in drop), tuple(inside)])
-            for place in (*drop, *inside):
-                del left[place]
-    shared = [place for place, decision in left.items() if groups and decision.layers > 1]
-    alone: dict[str, list[int]] = {}
-    for place in left:
-        if place not in shared:
-            alone.setdefault(left[place].target, []).append(place)
-    groups.extend([tuple(places)] for places in alone.values())
-    return groups, [[(place,)] for place in shared]
-
-
-def _uniform_structures(space: Space, groups: _Groups) -> list[dict[int, int]]:
-    """The first option of every decision of a kind, the second of every one, and so on; blocks stay."""
-    places = {place for group in groups for alternative in group for place in alternative}
-    found = []
-    for kind in ("prune", "shape"):
-        last = {place: len(space.decisions[place].options) - 1 for place in places_of(space, (kind,))}
-        last = {place: index for place, index in last.items() if place in places}
-        most = max(last.values(), default=0)
-        levels = sorted({round(most * level / _UNIFORM_LEVELS) for level in range(1, _UNIFORM_LEVELS + 1)} - {0})
-        found += [{place: min(level, index) for place, index in last.items() if index} for level in levels]
-    return found
-
-
-def _structures(
-    effects: Effects,
-    descents: Sequence[Descent],
-    uniform: Sequence[Mapping[int, int]],
-    base: Mapping[int, int],
-    outlook: Outlook,
-) -> Collection[Part]:
-    """Structures measured as wholes, close together up to where too much is lost for good, and far apart beyond."""
-
-    def measure(chosen: Sequence[Mapping[int, int]]) -> dict[Vector, Part]:
-        return {vector_of(effects.space, part.chosen): part for part in _measured(effects, chosen, base)}
-
-    found = measure([*choices(descents, _FIRST_LEVELS), *uniform])
-    nearer = []
-    for descent in descents:
-        steps = [(ratio, found.get(vector_of(effects.space, chosen))) for ratio, chosen in descent.steps(_FIRST_LEVELS)]
-        known = [(ratio, outlook.lost([part])[0]) for ratio, part in steps if part is not None]
-        nearer.append(replace(descent, least=_ratio_at(WORST_LOST, known)) if known else descent)
-    return (found | measure(choices(nearer, STRUCTURE_LEVELS))).values()
-
-
-def _ratio_at(most: float, steps: Sequence[tuple[float, float]]) -> float:
-    """The ratio at which `(ratio, loss)`, from mild to strong, first pass the loss; the last one if none does."""
-    before, lost = 1.0, 0.0
-    for ratio, loss in steps:
-        if loss > most:
-            return float(before * (ratio / before) ** ((most - lost) / (loss - lost)))
-        before, lost = ratio, loss
-    return before
 
 
 def _told(part: Part, costs: Sequence[str]) -> str:

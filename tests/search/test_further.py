@@ -39,7 +39,7 @@ def test_a_plan_is_taken_further_step_by_step(
     table = Table(space, effects.of_options(), ["size_bytes", "latency_ms"])
     quantizers = places_of(space, ("quantize",))
     start = measured(effects, dict.fromkeys(quantizers, 2))
-    found = list(further_parts(effects, table, start, places_of(space, ("prune", "shape", "quantize"))))
+    found = list(further_parts(effects, table, start, places_of(space, ("prune", "shape", "quantize")), ["size_bytes"]))
     assert len(found) >= 3
     sizes = [part.ratios["size_bytes"] for part in (start, *found)]
     assert sizes == sorted(sizes, reverse=True)
@@ -49,7 +49,7 @@ def test_a_plan_is_taken_further_step_by_step(
         true = measured(effects, dict(part.chosen)).ratios
         assert part.ratios["macs"] == pytest.approx(true["macs"], rel=0.02)
         assert part.ratios["size_bytes"] == pytest.approx(true["size_bytes"], rel=0.5)
-    assert not list(further_parts(effects, table, start, []))
+    assert not list(further_parts(effects, table, start, [], ["size_bytes"]))
 
 
 def test_a_plan_is_taken_back_step_by_step_what_loses_most_first(

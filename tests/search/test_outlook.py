@@ -6,7 +6,7 @@ from autocompress.core.decision import Decision
 from autocompress.core.plan import Prune
 from autocompress.core.space import Space
 from autocompress.search.outlook import WORST_LOST, Outlook, Tried
-from autocompress.search.parts import Part
+from autocompress.search.parts import Part, vector_of
 
 PLACES = 40
 SIZE = PLACES
@@ -116,3 +116,17 @@ def test_without_trials_the_law_alone_counts() -> None:
     assert found.lost([]) == []
     mild, strong = found.lost([part(0, loss=0.01), part(0, 1, loss=0.2)])
     assert 0.0 < mild < strong
+
+
+def test_what_was_measured_corrects_the_guesses_beside_it() -> None:
+    near, far, guess = part(0, 1, 2, loss=0.1), part(*range(20, 40), loss=0.1), part(0, 1, loss=0.1)
+    parts = {vector_of(SPACE, one.chosen): one for one in (near, far)}
+
+    def losses(measured: float) -> list[float]:
+        return [one.loss for one in outlook().corrected(parts, [guess], [part(0, 1, loss=measured)]).values()]
+
+    worse, better = losses(0.4), losses(0.05)
+    assert 0.3 < worse[0] < 0.4
+    assert worse[1] == pytest.approx(0.1, rel=0.15)
+    assert 0.05 < better[0] < 0.06
+    assert outlook().corrected(parts, [guess], [None]) == parts

@@ -19,9 +19,10 @@ from autocompress.run.limits import limits_of
 from autocompress.search.descent import descents_of
 from autocompress.search.outlook import WORST_LOST
 from autocompress.search.parts import BITS, Prices, Table, base_of, based, places_of, vector_of
-from autocompress.search.planned import Planner, _ratio_at, _structure_groups
+from autocompress.search.planned import Planner
 from autocompress.search.record import Objective, Record
 from autocompress.search.recovery import expected_rest, recovery_of, rest_kind
+from autocompress.search.structures import ratio_at, structure_groups, uniform_structures
 from autocompress.targets.profile import load_target
 from tests.nets import make_task
 
@@ -179,6 +180,36 @@ def test_where_only_accuracy_is_asked_for_plans_use_the_limit(
     assert losses_and_sizes(Objective("size_bytes", False)) == (loss_of_front, size_of_front)
 
 
+def test_a_limit_on_macs_asks_for_them(context: Context, space: Space, effects: Effects, options: Sensitivity) -> None:
+    dense = cost_of_plan(space.decode(space.dense_vector), context).metrics
+    limits = limits_of([parse_constraint("macs<=60%")], space, context, dense, options)
+    blocks, objectives = context.dense.info.blocks, [Objective("accuracy", True)]
+    found = [
+        vector for _, vector in picked(Planner(effects, options, blocks, objectives, SAMPLES, KNOWN, limits), (), 4)
+    ]
+    # Factors take longer here, and are the mildest way to fewer MACs.
+    shapes = places_of(space, ("shape",))
+    assert any(vector[place] for vector in found for place in shapes)
+    measured = [effect for effect in effects.of(found) if effect is not None]
+    alike = uniform_structures(Table(space, options, ["macs"]), structure_groups(space, blocks)[0])
+    uniform = [effect for effect in effects.of([vector_of(space, chosen) for chosen in alike]) if effect is not None]
+    most = 0.6 * options.dense.costs["macs"]
+    assert all(effect.costs["macs"] <= most for effect in measured)
+    assert min(effect.loss for effect in measured) <= min(e.loss for e in uniform if e.costs["macs"] <= most)
+
+
+def test_uniform_structures_choose_the_same_everywhere(context: Context, space: Space, options: Sensitivity) -> None:
+    groups, shared = structure_groups(space, context.dense.info.blocks)
+    found = uniform_structures(Table(space, options, ["macs"]), groups)
+    assert found
+    for chosen in found:
+        kinds = {space.decisions[place].kind for place in chosen}
+        assert len(kinds) == 1
+        most = max(chosen.values())
+        assert all(option == min(most, len(space.decisions[place].options) - 1) for place, option in chosen.items())
+        assert not {place for group in shared for places in group for place in places} & set(chosen)
+
+
 def test_the_next_wave_covers_what_the_first_left_open(
     context: Context, space: Space, effects: Effects, options: Sensitivity
 ) -> None:
@@ -234,7 +265,7 @@ def test_options_of_one_block_do_not_save_more_than_there_is(
     context: Context, space: Space, effects: Effects, options: Sensitivity
 ) -> None:
     table = Table(space, options, ["latency_ms"])
-    groups, _ = _structure_groups(space, context.dense.info.blocks)
+    groups, _ = structure_groups(space, context.dense.info.blocks)
     prices = Prices(effects, {})
     dense = effects.structure_costs_of(space.dense_vector)
     assert dense is not None
@@ -249,9 +280,9 @@ def test_options_of_one_block_do_not_save_more_than_there_is(
 
 
 def test_structures_are_close_together_where_little_is_lost() -> None:
-    assert _ratio_at(0.3, [(0.8, 0.1), (0.6, 0.2), (0.4, 0.25)]) == 0.4
-    assert _ratio_at(0.3, [(0.8, 0.1), (0.6, 0.5), (0.4, 0.1)]) == pytest.approx((0.8 * 0.6) ** 0.5)
-    assert _ratio_at(0.3, [(0.5, 0.6)]) == pytest.approx(0.5**0.5)
+    assert ratio_at(0.3, [(0.8, 0.1), (0.6, 0.2), (0.4, 0.25)]) == 0.4
+    assert ratio_at(0.3, [(0.8, 0.1), (0.6, 0.5), (0.4, 0.1)]) == pytest.approx((0.8 * 0.6) ** 0.5)
+    assert ratio_at(0.3, [(0.5, 0.6)]) == pytest.approx(0.5**0.5)
 
 
 def test_no_bits_are_chosen_for_what_is_dropped(
