@@ -147,10 +147,9 @@ class Planner:
     def _parts(self, gone: Collection[Vector], outlook: Outlook) -> dict[Vector, Part]:
         """What may be tried next, as far as it can be told before it is measured."""
         wholes = structures_of(self._effects, self._descents, self._uniform, self._base, outlook)
-        if not self._costs:
-            # Without bits a structure adds little to a front; where accuracy alone counts it may be the best there is.
-            alone = [vector_of(self._effects.space, {**self._base, **one.chosen}) for one in wholes]
-            self._wholes([vector for vector in alone if self._is_allowed(vector)])
+        # What was measured is not beaten by what only seems better.
+        alone = [vector_of(self._effects.space, {**self._base, **one.chosen}) for one in wholes]
+        self._wholes([vector for vector in alone if self._is_allowed(vector)])
         streams, bits = [{}, *self._streams], [{}, *self._bits]
         parts = _combined(self._effects, self._table, self._blocks, [_NOTHING, *wholes], streams, bits)
         for vector, part in self._beside(outlook.reached(_EXTENDED)):
@@ -221,7 +220,7 @@ class Planner:
     def _measure_best(self, parts: dict[Vector, Part], gone: Collection[Vector], outlook: Outlook, count: int) -> None:
         """Measures the best of the parts, since they add up only roughly: more are than are wanted.
 
-        What lies beside the best of them is looked at too.
+        What measuring shows corrects what is guessed of others, and what lies beside the best is looked at too.
         """
         for _ in range(_ROUNDS):
             unknown = self._unmeasured(parts, outlook, _MEASURED * count)
@@ -229,9 +228,7 @@ class Planner:
                 return
             guessed = [parts[vector] for vector in unknown]
             found = self._wholes(unknown)
-            if not self._costs:
-                # A front is better served by guesses that go too far: corrected, the first wave saves less.
-                parts = outlook.corrected(parts, guessed, [found.get(vector) for vector in unknown])
+            parts = outlook.corrected(parts, guessed, [found.get(vector) for vector in unknown])
             best = outlook.best(list(self._measured.values()), count)
             parts |= self._allowed(dict(self._beside(best)), gone, outlook)
             parts |= self._measured
