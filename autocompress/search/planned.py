@@ -226,12 +226,12 @@ class Planner:
             unknown = self._unmeasured(parts, outlook, _MEASURED * count)
             if not unknown:
                 return
-            guessed = [parts[vector] for vector in unknown]
+            guessed = [parts.pop(vector) for vector in unknown]
             found = self._wholes(unknown)
-            parts = outlook.corrected(parts, guessed, [found.get(vector) for vector in unknown])
+            corrected = outlook.corrected(parts, guessed, [found.get(vector) for vector in unknown])
             best = outlook.best(list(self._measured.values()), count)
-            parts |= self._allowed(dict(self._beside(best)), gone, outlook)
-            parts |= self._measured
+            parts = self._allowed(dict(self._beside(best)), gone, outlook) | corrected
+            parts |= {vector: part for vector, part in self._measured.items() if vector in parts or vector in found}
 
     def _is_allowed(self, vector: Vector) -> bool:
         return self._limits is None or self._limits.allows(vector)
