@@ -94,10 +94,9 @@ def _svd(layer: Any, ranks: tuple[int, ...], weights: bool) -> list[tuple[str, n
         first = _conv(layer, inputs, rank, (1,) * (layer.weight.dim() - 2), False, **_placement(layer))
         second = _conv(layer, rank, outputs, (1,) * (layer.weight.dim() - 2), bias)
     if weights:
-        u, s, v = torch.linalg.svd(layer.weight.detach().float().flatten(1), full_matrices=False)
-        root = s[:rank].sqrt()
-        _copy(first, root[:, None] * v[:rank])
-        _copy(second, u[:, :rank] * root, layer.bias)
+        left, right = _truncated(layer.weight.detach().float().flatten(1), rank)
+        _copy(first, right)
+        _copy(second, left, layer.bias)
     return [("first", first), ("second", second)]
 
 
@@ -130,10 +129,9 @@ def _spatial(layer: Any, ranks: tuple[int, ...], weights: bool) -> list[tuple[st
     columns = _conv(layer, rank, outputs, (1, width), layer.bias is not None, **along_columns)
     if weights:
         unfolded = layer.weight.detach().float().permute(1, 2, 3, 0).reshape(inputs * height, width * outputs)
-        u, s, v = torch.linalg.svd(unfolded, full_matrices=False)
-        root = s[:rank].sqrt()
-        _copy(rows, (u[:, :rank] * root).t())
-        _copy(columns, (root[:, None] * v[:rank]).reshape(rank, width, outputs).permute(2, 0, 1), layer.bias)
+        left, right = _truncated(unfolded, rank)
+        _copy(rows, left.t())
+        _copy(columns, right.reshape(rank, width, outputs).permute(2, 0, 1), layer.bias)
     return [("rows", rows), ("columns", columns)]
 
 
@@ -155,6 +153,13 @@ def _cp(layer: Any, ranks: tuple[int, ...], weights: bool) -> list[tuple[str, nn
         _copy(columns, wide.t().float())
         _copy(expand, (out * scales).float(), layer.bias)
     return [("reduce", reduce), ("rows", rows), ("columns", columns), ("expand", expand)]
+
+
+def _truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The two factors closest to a matrix, `[rows, rank]` and `[rank, columns]`, singular values split evenly."""
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    root = s[:rank].sqrt()
+    return u[:, :rank] * root, root[:, None] * v[:rank]
 
 
 def _sides(layer: Any) -> tuple[dict[str, Any], dict[str, Any]]:

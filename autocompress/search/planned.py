@@ -98,15 +98,16 @@ class Planner:
             limits: That every plan keeps to, if there are any.
         """
         self._samples, self._dense, self._limits = samples, dense, limits
+        limited = limits.shares if limits is not None else {}
         self._effects, self._options, self._blocks, self._objectives = effects, options, blocks, objectives
         space, named = effects.space, [o.name for o in objectives if o.name in options.dense.costs]
         # Work counts beside what is to be saved: of two plans that cost the same, the one that does less trains longer.
         is_saving = any(one.name != "accuracy" for one in objectives)
         self._costs = list(dict.fromkeys([*named, "macs"])) if is_saving else []
         # What it is worth to give up for accuracy.
-        self._saved = sorted({*self._costs, *(limits.shares if limits is not None else ())}) or ["macs"]
+        self._saved = sorted({*self._costs, *limited}) or ["macs"]
         self._base = base_of(effects, options)
-        beside, asked = based(effects, options, self._base), [*named, *(limits.shares if limits is not None else ())]
+        beside, asked = based(effects, options, self._base), [*named, *limited]
         self._table, self._prices = Table(space, beside, asked), Prices(effects, self._base)
         # Fewer channels are less work on any device, also where this one has slow kernels for so many.
         self._patient = Table(space, beside, asked, patient=("prune",))
@@ -222,12 +223,12 @@ class Planner:
 
         What measuring shows corrects what is guessed of others, and what lies beside the best is looked at too.
         """
-        for _ in range(_ROUNDS):
+        for rounds_left in reversed(range(_ROUNDS)):
             unknown = self._unmeasured(parts, outlook, _MEASURED * count)
-            if not unknown:
-                return
             guessed = [parts.pop(vector) for vector in unknown]
             found = self._wholes(unknown)
+            if not unknown or not rounds_left:
+                return
             corrected = outlook.corrected(parts, guessed, [found.get(vector) for vector in unknown])
             best = outlook.best(list(self._measured.values()), count)
             parts = self._allowed(dict(self._beside(best)), gone, outlook) | corrected
