@@ -23,7 +23,7 @@ from autocompress.core.metric import Metric
 from autocompress.core.plan import Prune, Quantize
 from autocompress.core.space import Space, Vector
 from autocompress.proxy.sensitivity import COSTS, Effect, Effects, Meter
-from autocompress.run.drive import WAVE
+from autocompress.run.drive import WAVES
 from autocompress.run.environment import versions
 from autocompress.run.study import Study
 from autocompress.search.additive import BUCKETS, additive_front
@@ -110,7 +110,7 @@ def planned_ms(study: Study, space: Space, folder: Path) -> tuple[float, list[fl
     effects.of([record.vector for record in known])
     dense = {"accuracy": Metric.exact(90.0, "percent")}
     planner = Planner(effects, effects.of_options(), (), OBJECTIVES, 5_000, dense)
-    wave = taken_ms(lambda: planner.prepare(known, WAVE))
+    wave = taken_ms(lambda: planner.prepare(known, WAVES[-1]))
     return wave, [taken_ms(lambda: planner.pick(known, ())) for _ in range(REPEATS)]
 
 

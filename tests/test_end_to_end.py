@@ -324,8 +324,7 @@ def test_the_same_seed_gives_the_same_run(places: Places, case: Case) -> None:
 
 
 def test_an_objective_alone_is_a_search_too(places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autocompress.run.drive.WAVES", 1)
-    monkeypatch.setattr("autocompress.run.drive.WAVE", 1)
+    monkeypatch.setattr("autocompress.run.drive.WAVES", (1,))
     settings = SearchConfig(short_steps=1, final_epochs=0, calibration_samples=16)
     told = Told()
     run = search(

@@ -65,8 +65,8 @@ class Trials:
         baselines: `(label, vector)` to run before the controller asks, in this order, but for those that go further
             than one that lost too much to come back.
         planner: Puts plans together.
-        waves: How often it does after the first baseline and before the others; after them as long as it finds any.
-        wave: How many plans are picked each time.
+        waves: How many plans are picked each time that it does so, after the first baseline and before the others. After
+            them as many as the last time, as long as it finds any.
         dense: Metrics of the dense model that constraints are relative to.
         checkpoints: Folder for the weights of every complete trial.
     """
@@ -78,8 +78,7 @@ class Trials:
     constraints: tuple[Constraint, ...]
     baselines: tuple[tuple[str, Vector], ...]
     planner: PlanSource
-    waves: int
-    wave: int
+    waves: tuple[int, ...]
     dense: Mapping[str, Metric]
     checkpoints: Place
     listener: Listener
@@ -106,9 +105,11 @@ class _Wave:
     """Plans that are picked one after another.
 
     Attributes:
+        size: How many.
         plans: Those picked so far; None before the wave is prepared.
     """
 
+    size: int
     plans: set[Vector] | None = None
 
 
@@ -116,9 +117,9 @@ class _Wave:
 _Stage = Sequence[tuple[str, Vector]] | _Wave
 
 
-def _stages(baselines: Sequence[tuple[str, Vector]], waves: int) -> deque[_Stage]:
+def _stages(baselines: Sequence[tuple[str, Vector]], waves: Sequence[int]) -> deque[_Stage]:
     """What comes before a controller asks: the last wave is followed by another one while it has any plan."""
-    return deque([baselines[:1], *[_Wave()] * waves, baselines[1:], *[_Wave()] * min(1, waves)])
+    return deque([baselines[:1], *map(_Wave, waves), baselines[1:], *map(_Wave, waves[-1:])])
 
 
 class _Loop:
@@ -217,7 +218,7 @@ class _Loop:
                 if running:
                     # A wave depends on all before it, and measuring what to plan takes all workers.
                     return None
-                self._stages[0] = stage = self._prepared(records)
+                self._stages[0] = stage = self._prepared(stage.size, records)
             known = self._known(records)
             if known is None:
                 return None
@@ -241,12 +242,12 @@ class _Loop:
         self._before.update(vector for _, vector in stage)
         return None
 
-    def _prepared(self, records: Sequence[Record]) -> _Wave:
+    def _prepared(self, size: int, records: Sequence[Record]) -> _Wave:
         """The next wave; what else was tried does not count, so that a run that goes on plans the same."""
-        self._trials.planner.prepare(self._of(records), self._trials.wave)
+        self._trials.planner.prepare(self._of(records), size)
         picked = [record.vector for record in records if record.label.startswith(PLANNED_LABEL)]
         # Of a run that goes on some were picked before.
-        return _Wave(set([vector for vector in picked if vector not in self._before][: self._trials.wave]))
+        return _Wave(size, set([vector for vector in picked if vector not in self._before][:size]))
 
     def _picked(
         self, wave: _Wave, known: Sequence[Record], records: Sequence[Record], tried: Collection[Vector]
@@ -254,7 +255,7 @@ class _Loop:
         """The next plan of a wave, None after the last."""
         plans = wave.plans
         assert plans is not None
-        while len(plans) < self._trials.wave:
+        while len(plans) < wave.size:
             pending = [record.vector for record in records[len(known) :] if record.vector in plans]
             picked = self._trials.planner.pick(self._of(known, plans), pending)
             if picked is None:
@@ -265,7 +266,7 @@ class _Loop:
                 return vector, label
         self._before |= plans
         if plans and len(self._stages) == 1:
-            self._stages.append(_Wave())
+            self._stages.append(_Wave(wave.size))
         return None
 
     def _of(self, records: Sequence[Record], plans: Collection[Vector] = ()) -> list[Record]:

@@ -136,7 +136,7 @@ def test_every_pick_knows_what_ended_before_it_and_a_run_that_goes_on_picks_the_
     waves = [[(f"planned {n}", vectors[n]) for n in each] for each in ((0, 1), (2,), (3, 4))]
 
     def trials(planner: Planned) -> Trials:
-        return replace(make_trials(tmp_path, context), planner=planner, waves=3, wave=2)
+        return replace(make_trials(tmp_path, context), planner=planner, waves=(2, 2, 2))
 
     first = Planned(waves)
     assert run_trials(trials(first), Budget(trials=3))
@@ -156,7 +156,7 @@ def test_other_baselines_come_after_the_first_waves(tmp_path: Path, context: Con
     baselines = (("dense", space.dense_vector), ("middle", space.centre_vector), ("far", space.extreme_vector))
     waves = [[(f"planned {n}", (*[0] * (len(space.decisions) - 1), n + 1))] for n in range(2)]
     planner = Planned(waves)
-    trials = replace(make_trials(tmp_path, context, baselines=baselines), planner=planner, waves=1)
+    trials = replace(make_trials(tmp_path, context, baselines=baselines), planner=planner, waves=(1,))
     assert run_trials(trials, Budget(trials=6))
     labels = [record.label for record in trials.study.records()]
     assert labels == ["dense", "planned 0", "middle", "far", "planned 1", "search"]
