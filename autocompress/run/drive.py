@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, cached_property, partial
@@ -45,6 +43,7 @@ from autocompress.run.jobs import Shared, refused_by
 from autocompress.run.journal import JOURNAL, repair
 from autocompress.run.lease import Lease
 from autocompress.run.limits import limits_of
+from autocompress.run.log import logging_to
 from autocompress.run.places import Place
 from autocompress.run.reach import dense_cost, least_costs
 from autocompress.run.report_input import Times, busy_share, report_input
@@ -58,7 +57,6 @@ from autocompress.search.record import Objective, Record
 from autocompress.search.recovery import rest_kind
 from autocompress.tasks.evaluate import evaluate_metric
 
-LOG = logging.getLogger("autocompress")
 LEAST_FINAL_STEPS = 120
 # Plans that the tables propose before the controller does: of 13 that the controller found for ResNet-20 on CIFAR-10 by
 # trial 50 none reached the front.
@@ -151,7 +149,7 @@ class Driver:
         before = study.began()
         self._keep_reference(study)
         workers = workers_of(self.shared, self.settings.workers, self.listener.say)
-        with _logging(self.folder / LOGS / "run.log"), rest_set_aside(), workers as executor:
+        with logging_to(self.folder / LOGS / "run.log"), rest_set_aside(), workers as executor:
             dense = self.dense_metrics
             self.listener.begin(self.objectives, study.records())
             self.listener.say(f"searching {self.space.size:.2g} plans; the run is in {self.folder}")
@@ -377,30 +375,3 @@ def _has_trained_front(folder: Path) -> bool:
     except InputError:
         # There is none, or it is damaged.
         return False
-
-
-class _Log(logging.FileHandler):
-    """The log of a run; where it cannot be written the run goes on, until it has to write what counts."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # the library's name
-        """Drops what cannot be written."""
-
-    def close(self) -> None:
-        """Drops what cannot be written."""
-        with contextlib.suppress(OSError):
-            super().close()
-
-
-@contextmanager
-def _logging(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = _Log(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    LOG.addHandler(handler)
-    LOG.setLevel(logging.INFO)
-    LOG.propagate = False
-    try:
-        yield
-    finally:
-        LOG.removeHandler(handler)
-        handler.close()

@@ -65,8 +65,8 @@ class Trials:
         baselines: `(label, vector)` to run before the controller asks, in this order, but for those that go further
             than one that lost too much to come back.
         planner: Puts plans together.
-        waves: How many plans are picked each time that it does so, after the first baseline and before the others. After
-            them as many as the last time, as long as it finds any.
+        waves: How many plans are picked each time that it does so, after the first baseline and before the others;
+            after them as many as the last time, as long as it finds any.
         dense: Metrics of the dense model that constraints are relative to.
         checkpoints: Folder for the weights of every complete trial.
     """
