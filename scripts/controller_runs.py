@@ -117,14 +117,19 @@ def table(searches: Sequence[Search], kind: str) -> str:
     whole, by_name = union(searches, kind), grouped(searches)
     ended = {name: float(np.median([each.curves[kind][-1] for each in group])) for name, group in by_name.items()}
     rivals = [name for name in RIVALS if name in ended]
-    heads = [f"after {n}" for n in AT] + [f"trials to pass {name}" for name in rivals] + ["minutes"]
+    heads = [f"after {n}" for n in AT] + [f"trials (minutes) to pass {name}" for name in rivals] + ["minutes"]
     lines = [f"| controller | {' | '.join(heads)} |", f"|{'---|' * (len(heads) + 1)}"]
     for name, group in sorted(by_name.items(), key=lambda item: -ended[item[0]]):
         shares = [f"{np.median([at(each.curves[kind], n) for each in group]) / whole:.3f}" for n in AT]
-        passes = [passing([each.curves[kind] for each in group], ended[rival]) for rival in rivals]
-        minutes = float(np.median([each.trials[-1].seconds for each in group])) / 60.0
-        lines.append(f"| {name} | {' | '.join(shares + passes)} | {minutes:.1f} |")
+        passes = [passing(group, kind, ended[rival]) for rival in rivals]
+        lines.append(f"| {name} | {' | '.join(shares + passes)} | {minutes(group):.1f} |")
     return "\n".join(lines)
+
+
+def minutes(group: Sequence[Search], trials: int | None = None) -> float:
+    """When so many trials, or all, of the median search had ended."""
+    ends = [each.trials[min(trials or len(each.trials), len(each.trials)) - 1].seconds for each in group]
+    return float(np.median(ends)) / 60.0
 
 
 def at(curve: Sequence[float], trials: int) -> float:
@@ -132,11 +137,12 @@ def at(curve: Sequence[float], trials: int) -> float:
     return curve[min(trials, len(curve)) - 1]
 
 
-def passing(curves: Sequence[Sequence[float]], wanted: float) -> str:
-    """After how many trials the median of curves is above what another reached at its end."""
+def passing(group: Sequence[Search], kind: str, wanted: float) -> str:
+    """After how many trials, and minutes, the median of searches is above what another reached at its end."""
+    curves = [each.curves[kind] for each in group]
     for trials in range(1, max(map(len, curves)) + 1):
         if float(np.median([at(curve, trials) for curve in curves])) > wanted:
-            return str(trials)
+            return f"{trials} ({minutes(group, trials):.1f})"
     return "never"
 
 
@@ -235,8 +241,7 @@ def _path(group: Sequence[Search], kind: str, whole: float, left: float, end: fl
     steps = []
     for n in range(1, max(len(each.trials) for each in group) + 1):
         volume = float(np.median([at(each.curves[kind], n) for each in group]))
-        minutes = float(np.median([each.trials[min(n, len(each.trials)) - 1].seconds for each in group])) / 60.0
-        x = left + (minutes if by_time else n) / end * _WIDTH
+        x = left + (minutes(group, n) if by_time else n) / end * _WIDTH
         steps.append((x, _TOP + (1.0 - volume / whole) * _HEIGHT))
     (x, y), *rest = steps
     return f"M{x:.1f} {y:.1f}" + "".join(f"H{x:.1f}V{y:.1f}" for x, y in rest)
