@@ -151,6 +151,23 @@ def test_every_pick_knows_what_ended_before_it_and_a_run_that_goes_on_picks_the_
     assert [record.label for record in trials(Planned(waves)).study.records()] == [*labels, "search"]
 
 
+def test_a_short_first_wave_is_followed_by_longer_ones_also_in_a_run_that_goes_on(
+    tmp_path: Path, context: Context
+) -> None:
+    space = tiny_space(context)
+    vectors = [(*[0] * (len(space.decisions) - 2), *pair) for pair in itertools.product(range(3), repeat=2)][1:]
+    waves = [[(f"planned {n}", vectors[n]) for n in each] for each in (range(3), range(3, 6))]
+    labels = ["dense", *(f"planned {n}" for n in range(6))]
+    for budget, counts in ((3, [1, 2]), (7, [1, 2, 2, 2])):
+        planner = Planned(waves)
+        trials = replace(make_trials(tmp_path, context), planner=planner, waves=(1, 2))
+        assert run_trials(trials, Budget(trials=budget))
+        assert planner.counts == counts
+    # One plan of what the first offers, then two each, until nothing is left.
+    assert planner.before == [labels[:1], labels[:2], labels[:4], labels[:6]]
+    assert [record.label for record in trials.study.records()] == labels
+
+
 def test_other_baselines_come_after_the_first_waves(tmp_path: Path, context: Context) -> None:
     space = tiny_space(context)
     baselines = (("dense", space.dense_vector), ("middle", space.centre_vector), ("far", space.extreme_vector))

@@ -144,10 +144,11 @@ class Planned:
 
     def __init__(self, waves: Sequence[Sequence[tuple[str, Vector]]]) -> None:
         self.waves, self.prepared, self.asked = waves, 0, list[tuple[list[str], int]]()
-        self.before: list[list[str]] = []
+        self.before, self.counts = list[list[str]](), list[int]()
 
     def prepare(self, known: Sequence[Record], count: int) -> None:
         self.before.append([record.label for record in known])
+        self.counts.append(count)
         self.prepared += 1
 
     def pick(self, known: Sequence[Record], pending: Collection[Vector]) -> tuple[str, Vector] | None:
