@@ -19,6 +19,8 @@ TITLES = {
     "params": "parameters",
 }
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+# How wide a letter of a name is, on the average, in pixels.
+_LETTER = 6.8
 _STYLE = """
 .ac{font:13px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:#5b626c}.ac .bg{fill:#fff}
 .ac .ttl{font-size:15px;font-weight:600;fill:#16191d}.ac .grid{stroke:#e6e8eb}.ac .axis{font-weight:600;fill:#30353c}
@@ -146,7 +148,7 @@ def front_svg(marks: Sequence[Mark], x: Axis, y: Axis, title: str = "", width: i
     )
     parts.append(f'<polyline class="step" points="{corners}"/>')
     parts += [_mark(mark, to_x, to_y) for mark in marks]
-    parts += _labels(_named(marks, x, y), to_x, to_y, width)
+    parts += _labels(_named(marks, x, y), marks, to_x, to_y, width)
     if not marks:
         parts.append(_text(width / 2, height / 2, "no verified point", "middle"))
     return "\n".join(part for part in parts if part) + "\n</svg>\n"
@@ -189,16 +191,19 @@ def _named(marks: Sequence[Mark], x: Axis, y: Axis) -> list[Mark]:
     return [*(mark for mark in marks if mark.kind == "dense"), *(uniform[index] for index in kept)]
 
 
-def _labels(marks: Sequence[Mark], to_x: _Scale, to_y: _Scale, width: int) -> list[str]:
-    """The baselines' names, moved down until none lies on another."""
-    placed: list[tuple[float, float]] = []
+def _labels(named: Sequence[Mark], marks: Sequence[Mark], to_x: _Scale, to_y: _Scale, width: int) -> list[str]:
+    """The baselines' names, moved down until none lies on another or on a mark."""
+    at = [(to_x(mark.x.value), to_y(mark.y.value)) for mark in marks]
+    # From left to right and from top to bottom.
+    taken = [(x - 8.0, x + 8.0, y - 8.0, y + 8.0) for x, y in at]
     parts = []
-    for mark in marks:
+    for mark in named:
         x, y = to_x(mark.x.value), to_y(mark.y.value) + 4
-        while any(abs(x - other_x) < 140 and abs(y - other_y) < 16 for other_x, other_y in placed):
+        late, wide = x > 0.8 * width, _LETTER * len(mark.label)
+        left, right = (x - 12 - wide, x - 12) if late else (x + 12, x + 12 + wide)
+        while any(left < b and a < right and y - 11 < d and c < y + 3 for a, b, c, d in taken):
             y += 4
-        placed.append((x, y))
-        late = x > 0.8 * width
+        taken.append((left, right, y - 11, y + 3))
         parts.append(_text(x - 12 if late else x + 12, y, mark.label, "end" if late else "start", "name"))
     return parts
 

@@ -510,6 +510,33 @@ def test_front_svg_is_well_formed_and_escapes():
     assert "no verified point" in front_svg([], Axis("a", "", False), Axis("b", "", True))
 
 
+def test_names_of_baselines_lie_on_no_mark_and_on_no_other_name():
+    def at(size, accuracy, label, kind):
+        return Mark(Metric.exact(size, "bytes"), Metric.exact(accuracy, "percent"), label, kind)
+
+    # One that is on the front of the uniform plans, with others behind it at the same accuracy, as on an easy task.
+    marks = [at(1000.0, 99.0, "dense", "dense"), at(30.0, 98.8, "one block left, w4", "uniform")]
+    marks += [at(size, 98.8, "beaten", "uniform") for size in (40.0, 50.0, 60.0, 70.0, 80.0)]
+    marks += [
+        at(100.0, 98.9, "prune 0.5, w4", "uniform"),
+        at(20.0, 98.7, "rank 0.5", "uniform"),
+        at(25.0, 98.78, "t1", "point"),
+    ]
+    root = ElementTree.fromstring(
+        front_svg(marks, Axis("size", "bytes", False, True), Axis("accuracy", "percent", True))
+    )
+    names = [text for text in root.iter() if text.get("class") == "name"]
+    assert [name.text for name in names] == ["dense", "one block left, w4", "prune 0.5, w4", "rank 0.5"]
+    boxes = []
+    for name in names:
+        x, y, wide = float(name.get("x")), float(name.get("y")), 6.0 * len(name.text)
+        boxes.append((x - wide, x, y) if name.get("text-anchor") == "end" else (x, x + wide, y))
+    squares = [(float(r.get("x")), float(r.get("y"))) for r in root.iter() if r.get("class") == "uniform"]
+    for index, (left, right, y) in enumerate(boxes):
+        assert not [1 for a, b in squares if left < a + 10 and a < right and b < y and y - 9 < b + 10]
+        assert not [1 for a, b, other in boxes[:index] if left < b and a < right and abs(y - other) < 10]
+
+
 def test_draw_front_draws_points_and_baselines(tmp_path, monkeypatch):
     import runpy
     import sys
