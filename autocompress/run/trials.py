@@ -256,7 +256,8 @@ class _Loop:
         plans = wave.plans
         assert plans is not None
         while len(plans) < wave.size:
-            pending = [record.vector for record in records[len(known) :] if record.vector in plans]
+            # What earlier waves picked may not be known yet either, though it has ended.
+            pending = [record.vector for record in self._of(records[len(known) :], plans)]
             picked = self._trials.planner.pick(self._of(known, plans), pending)
             if picked is None:
                 break

@@ -24,7 +24,8 @@ from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.run import jobs
 from autocompress.run import trials as loop
-from autocompress.run.jobs import PointJob, refused_by
+from autocompress.run.executors import InProcess
+from autocompress.run.jobs import PointJob, Shared, refused_by
 from autocompress.run.study import Study
 from autocompress.run.trials import Trials, run_trials
 from autocompress.run.weights import checkpoint_path, load_weights
@@ -166,6 +167,27 @@ def test_a_short_first_wave_is_followed_by_longer_ones_also_in_a_run_that_goes_o
     # One plan of what the first offers, then two each, until nothing is left.
     assert planner.before == [labels[:1], labels[:2], labels[:4], labels[:6]]
     assert [record.label for record in trials.study.records()] == labels
+
+
+def test_what_several_workers_have_ended_but_is_not_known_yet_is_not_picked_again(
+    tmp_path: Path, context: Context
+) -> None:
+    class Two(InProcess):
+        workers = 2
+
+    space = tiny_space(context)
+    planner = Planned([[(f"planned {n}", (*[0] * (len(space.decisions) - 1), n + 1)) for n in range(2)]])
+    trials = make_trials(tmp_path, context)
+    pair = replace(trials, executor=Two(Shared(context, space)), planner=planner, waves=(2, 2))
+    assert run_trials(pair, Budget(trials=5))
+    # Nothing is left for the second wave, nor for the one behind the uniform plans: the controller asks.
+    assert [record.label for record in trials.study.records()] == [
+        "dense",
+        "planned 0",
+        "planned 1",
+        "search",
+        "search",
+    ]
 
 
 def test_other_baselines_come_after_the_first_waves(tmp_path: Path, context: Context) -> None:

@@ -150,6 +150,7 @@ class Planned:
         self.before.append([record.label for record in known])
         self.counts.append(count)
         self.prepared += 1
+        assert self.prepared < 50, "a search that plans for ever"
 
     def pick(self, known: Sequence[Record], pending: Collection[Vector]) -> tuple[str, Vector] | None:
         assert all(record.state != "running" for record in known)
