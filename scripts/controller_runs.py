@@ -128,7 +128,7 @@ def table(searches: Sequence[Search], kind: str) -> str:
 
 def minutes(group: Sequence[Search], trials: int | None = None) -> float:
     """When so many trials, or all, of the median search had ended."""
-    ends = [each.trials[min(trials or len(each.trials), len(each.trials)) - 1].seconds for each in group]
+    ends = [at([trial.seconds for trial in each.trials], trials or len(each.trials)) for each in group]
     return float(np.median(ends)) / 60.0
 
 

@@ -143,20 +143,19 @@ class Planned:
     """Waves that are written down; remembers the labels of what it is told."""
 
     def __init__(self, waves: Sequence[Sequence[tuple[str, Vector]]]) -> None:
-        self.waves, self.prepared, self.asked = waves, 0, list[tuple[list[str], int]]()
+        self.waves, self.asked = waves, list[tuple[list[str], int]]()
         self.before, self.counts = list[list[str]](), list[int]()
 
     def prepare(self, known: Sequence[Record], count: int) -> None:
         self.before.append([record.label for record in known])
         self.counts.append(count)
-        self.prepared += 1
-        assert self.prepared < 50, "a search that plans for ever"
+        assert len(self.counts) < 50, "a search that plans for ever"
 
     def pick(self, known: Sequence[Record], pending: Collection[Vector]) -> tuple[str, Vector] | None:
         assert all(record.state != "running" for record in known)
         self.asked.append(([record.label for record in known], len(pending)))
         gone = {record.vector for record in known}.union(pending)
-        left = [one for wave in self.waves[: self.prepared] for one in wave if one[1] not in gone]
+        left = [one for wave in self.waves[: len(self.counts)] for one in wave if one[1] not in gone]
         return left[0] if left else None
 
 
