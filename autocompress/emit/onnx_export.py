@@ -21,7 +21,7 @@ from torch.onnx.errors import OnnxExporterError
 
 from autocompress.compress.quantizer import ActivationQuantizer, is_held
 from autocompress.emit.fold import FoldedModel, StoredWeight, fold_batchnorm
-from autocompress.emit.onnx_pack import GraphParts, add_integer_bias, add_weight, sparse_is_smaller, without_zeros
+from autocompress.emit.onnx_pack import GraphParts, add_integer_bias, add_weights, sparse_is_smaller, without_zeros
 from autocompress.emit.onnx_tidy import drop_unused, fold_constants, merge_slices, separate_tensors, shorten
 from autocompress.errors import UnsupportedError
 
@@ -152,8 +152,8 @@ def payload_of(model: GraphModule, *, half: bool = False) -> Payload:
 def _packed_bytes(folded: FoldedModel, weights: Mapping[str, StoredWeight]) -> int:
     # Weights, what unpacks them, biases in integers, and quantizers.
     parts = GraphParts()
+    add_weights(parts, weights)
     for name, stored in weights.items():
-        add_weight(parts, stored, name)
         layer = folded.module.get_submodule(name)
         if isinstance(layer, nn.Linear) and layer.bias is not None and stored.input_scale is not None:
             add_integer_bias(parts, stored, layer.bias.detach().numpy())
@@ -292,6 +292,7 @@ def _place_tensors(parts: GraphParts, graph: GraphProto, stored: dict[str, Store
         for name in node.input:
             readers.setdefault(name, []).append(node)
     names: dict[str, str] = {}
+    weights: dict[str, StoredWeight] = {}
     for tensor in graph.initializer:
         weight = stored.get(tensor.name)
         if weight is None:
@@ -302,7 +303,8 @@ def _place_tensors(parts: GraphParts, graph: GraphProto, stored: dict[str, Store
             # A linear layer on sequences reads its weight transposed; it is stored that way.
             weight = weight.transposed()
             names.update({node.output[0]: tensor.name for node in reading})
-        add_weight(parts, weight, tensor.name)
+        weights[tensor.name] = weight
+    add_weights(parts, weights)
     return names
 
 

@@ -12,19 +12,25 @@ Layouts (`L` is the number of weights, `b` the bits):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from torch import Tensor
 
 from autocompress.core.codec import bit_parts, pack_bitmask, pack_bits
 from autocompress.emit.fold import StoredWeight
 
 Array = NDArray[np.generic]
+# Weights of more values are unpacked by themselves: operators are little beside them, and what is unpacked as one takes
+# memory at once while a file is opened.
+_SMALL = 2**16
+# So many vectors take less as one and a Split.
+_MANY = 4
 
 
 @dataclass
@@ -52,37 +58,152 @@ class GraphParts:
         self.nodes.append(helper.make_node(op, list(inputs), [output], None, None, None, None, **attributes))
         return output
 
+    def add_many(self, op: str, inputs: Sequence[str], count: int, **attributes: int) -> list[str]:
+        """Appends a node with several outputs and returns their names."""
+        outputs = [self._fresh() for _ in range(count)]
+        self.nodes.append(helper.make_node(op, list(inputs), outputs, None, None, None, None, **attributes))
+        return outputs
+
     def _fresh(self) -> str:
         self._count += 1
         return f"\0{self._count}"
 
 
-def add_weight(parts: GraphParts, stored: StoredWeight, output: str) -> None:
-    """Appends what is needed to have the weight under the name `output`, in the smaller of its forms."""
-    if stored.input_scale is not None:
-        _integer_weight(parts, stored, output)
-    elif stored.quantized:
-        differences = _differences(parts, stored)
-        scale = parts.constant(stored.along_axis(stored.scale).numpy())
-        parts.add("Mul", [parts.add("Cast", [differences], to=TensorProto.FLOAT), scale], output)
-    elif sparse_is_smaller(stored):
-        values, mask = _expanded(parts, stored)
-        if stored.bits == 16:
-            values = parts.add("Cast", [values], to=TensorProto.FLOAT)
-        parts.add("Mul", [values, parts.add("Cast", [mask], to=TensorProto.FLOAT)], output)
+def add_weights(parts: GraphParts, weights: Mapping[str, StoredWeight]) -> None:
+    """Appends what is needed to have every weight under its name, each in the smaller of its forms.
+
+    Small weights that are stored alike are unpacked as one and split: what unpacks one of them can be larger than it.
+    """
+    packed: dict[_Form, dict[str, StoredWeight]] = {}
+    for name, stored in weights.items():
+        if _is_plain(stored):
+            _add_plain(parts, stored, name)
+        else:
+            packed.setdefault(_form(stored, name), {})[name] = stored
+    for form, group in packed.items():
+        _add_packed(parts, form, group)
+
+
+class _Form(NamedTuple):
+    """What weights that are unpacked as one have in common.
+
+    Attributes:
+        is_integer: An integer kernel reads them.
+        zero: The code of 0.0; None where it differs between channels, and for floats.
+        alone: The name of a weight that is unpacked by itself.
+    """
+
+    bits: int
+    is_sparse: bool
+    is_integer: bool
+    zero: int | None
+    alone: str
+
+
+def _form(stored: StoredWeight, name: str) -> _Form:
+    zero = stored.zero_point
+    same = int(zero[0]) if stored.quantized and bool((zero == zero[0]).all()) else None
+    alone = "" if stored.values.numel() <= _SMALL else name
+    return _Form(stored.bits, sparse_is_smaller(stored), stored.input_scale is not None, same, alone)
+
+
+def _is_plain(stored: StoredWeight) -> bool:
+    # Floats, and 8-bit codes around zero.
+    if sparse_is_smaller(stored):
+        return False
+    return not stored.quantized or (stored.bits == 8 and int(stored.differences().abs().max()) <= 127)
+
+
+def _add_plain(parts: GraphParts, stored: StoredWeight, output: str) -> None:
+    if stored.quantized:
+        codes = parts.constant(stored.differences().numpy().astype(np.int8))
+        if stored.input_scale is None:
+            codes = parts.add("Cast", [codes], to=TensorProto.FLOAT)
+        _add_scaled(parts, {output: stored}, [codes])
     elif stored.bits == 16:
         parts.add("Cast", [parts.constant(stored.values.numpy())], output, to=TensorProto.FLOAT)
     else:
         parts.tensors.append(numpy_helper.from_array(stored.values.numpy(), output))
 
 
-def _integer_weight(parts: GraphParts, stored: StoredWeight, output: str) -> None:
-    # int8 around zero and a DequantizeLinear that the runtime merges with the layer into an integer kernel.
-    if stored.bits == 8 and not sparse_is_smaller(stored):
-        codes = parts.constant(stored.differences().numpy().astype(np.int8))
+def _add_packed(parts: GraphParts, form: _Form, group: Mapping[str, StoredWeight]) -> None:
+    weights, mask = list(group.values()), ""
+    flat = np.concatenate([stored.values.numpy().ravel() for stored in weights])
+    if form.is_sparse:
+        values, mask = _expanded(parts, flat, np.concatenate(list(map(_nonzero, weights))), form.bits)
     else:
-        codes = parts.add("Cast", [_differences(parts, stored)], to=TensorProto.INT8)
-    _dequantize(parts, codes, stored.scale.numpy(), np.dtype(np.int8), output, stored.axis)
+        values = _unpacked(parts, flat, form.bits)
+    if form.zero is not None:
+        values = parts.add("Sub", [values, parts.constant(np.array(form.zero, np.int32))])
+        values = parts.add("Mul", [values, mask]) if mask else values
+    # An integer kernel reads int8 around zero.
+    is_ready = form.is_integer and form.zero is not None
+    if form.bits < 32:
+        values = parts.add("Cast", [values], to=TensorProto.INT8 if is_ready else TensorProto.FLOAT)
+    if mask and form.zero is None:
+        mask = parts.add("Cast", [mask], to=TensorProto.FLOAT)
+    if form.bits > 8:
+        _split(parts, parts.add("Mul", [values, mask]), weights, list(group))
+        return
+    codes = _split(parts, values, weights)
+    if form.zero is None:
+        zeros = _vectors(parts, weights, [stored.zero_point for stored in weights])
+        codes = [parts.add("Sub", pair) for pair in zip(codes, zeros, strict=True)]
+        if mask:
+            codes = [parts.add("Mul", pair) for pair in zip(codes, _split(parts, mask, weights), strict=True)]
+        if form.is_integer:
+            codes = [parts.add("Cast", [name], to=TensorProto.INT8) for name in codes]
+    _add_scaled(parts, group, codes)
+
+
+def _add_scaled(parts: GraphParts, group: Mapping[str, StoredWeight], codes: Sequence[str]) -> None:
+    """Codes times scales; for integer kernels by a DequantizeLinear that the runtime merges with the layer."""
+    weights = list(group.values())
+    if weights[0].input_scale is not None:
+        for (name, stored), code in zip(group.items(), codes, strict=True):
+            _dequantize(parts, code, stored.scale.numpy(), np.dtype(np.int8), name, stored.axis)
+        return
+    scales = _vectors(parts, weights, [stored.scale for stored in weights])
+    for name, code, scale in zip(group, codes, scales, strict=True):
+        parts.add("Mul", [code, scale], name)
+
+
+def _split(
+    parts: GraphParts, flat: str, weights: Sequence[StoredWeight], outputs: Sequence[str] | None = None
+) -> list[str]:
+    """The values of every weight in its shape."""
+    pieces = _pieces(parts, flat, [stored.values.numel() for stored in weights], 0)
+    names: Sequence[str | None] = outputs or [None] * len(pieces)
+    shapes = [parts.constant(np.array(stored.values.shape, np.int64)) for stored in weights]
+    return [
+        parts.add("Reshape", [piece, shape], name) for piece, shape, name in zip(pieces, shapes, names, strict=True)
+    ]
+
+
+def _vectors(parts: GraphParts, weights: Sequence[StoredWeight], vectors: Sequence[Tensor]) -> list[str]:
+    """Floats that broadcast against the weights; many that run along the same axis are stored as one."""
+    shaped = [stored.along_axis(vector) for stored, vector in zip(weights, vectors, strict=True)]
+    alike: dict[tuple[int, int], list[int]] = {}
+    for place, (stored, vector) in enumerate(zip(weights, shaped, strict=True)):
+        alike.setdefault((vector.dim(), stored.axis if vector.dim() > 1 else 0), []).append(place)
+    found = [""] * len(weights)
+    for (_, axis), places in alike.items():
+        together = [places] if len(places) >= _MANY else [[place] for place in places]
+        for some in together:
+            name = parts.constant(torch.cat([shaped[place] for place in some], axis).numpy())
+            if not shaped[some[0]].is_floating_point():
+                name = parts.add("Cast", [name], to=TensorProto.FLOAT)
+            pieces = _pieces(parts, name, [shaped[place].numel() for place in some], axis)
+            for place, piece in zip(some, pieces, strict=True):
+                found[place] = piece
+    return found
+
+
+def _pieces(parts: GraphParts, name: str, sizes: Sequence[int], axis: int) -> list[str]:
+    if len(sizes) == 1:
+        return [name]
+    along = {"axis": axis} if axis else {}
+    return parts.add_many("Split", [name, parts.constant(np.array(sizes, np.int64))], len(sizes), **along)
 
 
 def add_integer_bias(parts: GraphParts, stored: StoredWeight, bias: Array) -> str:
@@ -102,38 +223,13 @@ def _dequantize(parts: GraphParts, codes: str, scale: Array, kind: np.dtype[Any]
     return parts.add("DequantizeLinear", inputs, output, axis=axis)
 
 
-def _differences(parts: GraphParts, stored: StoredWeight) -> str:
-    # Codes minus zero point.
-    sparse = sparse_is_smaller(stored)
-    plain = stored.differences()
-    if stored.bits == 8 and not sparse and int(plain.abs().max()) <= 127:
-        return parts.constant(plain.numpy().astype(np.int8))
-    if sparse:
-        codes, mask = _expanded(parts, stored)
-    else:
-        flat = _unpacked(parts, stored.values.numpy().ravel(), stored.bits)
-        codes, mask = parts.add("Reshape", [flat, _shape(parts, stored)]), ""
-    zero = stored.zero_point
-    if bool((zero == zero[0]).all()):
-        name = parts.constant(np.array(int(zero[0]), np.int32))
-    else:
-        name = parts.add("Cast", [parts.constant(stored.along_axis(zero).numpy())], to=TensorProto.INT32)
-    codes = parts.add("Sub", [codes, name])
-    return parts.add("Mul", [codes, mask]) if mask else codes
-
-
-def _expanded(parts: GraphParts, stored: StoredWeight) -> tuple[str, str]:
-    # Values and mask (int32, 1 where the weight is not zero), both in the shape of the weight.
-    keep = _nonzero(stored)
-    shape = _shape(parts, stored)
-    packed = pack_bitmask(keep)
-    mask = _digits(parts, packed, 1, keep.size)
-    flat = stored.values.numpy().ravel()
+def _expanded(parts: GraphParts, flat: Array, keep: NDArray[np.bool_], bits: int) -> tuple[str, str]:
+    # Values `[L]`, and a mask, int32, 1 where the weight is not zero.
+    mask = _digits(parts, pack_bitmask(keep), 1, keep.size)
     values = np.concatenate([np.zeros(1, flat.dtype), flat[keep]])
-    table = _unpacked(parts, values, stored.bits) if stored.quantized else parts.constant(values)
+    table = _unpacked(parts, values, bits) if bits <= 8 else parts.constant(values)
     index = parts.add("CumSum", [mask, parts.constant(np.array(0, np.int64))])
-    expanded = parts.add("Reshape", [parts.add("Gather", [table, index]), shape])
-    return expanded, parts.add("Reshape", [mask, shape])
+    return parts.add("Gather", [table, index]), mask
 
 
 def _unpacked(parts: GraphParts, codes: Array, bits: int) -> str:
@@ -163,10 +259,6 @@ def _digits(parts: GraphParts, packed: Array, width: int, count: int) -> str:
         return digits
     first, last = parts.constant(np.array([0], np.int64)), parts.constant(np.array([count], np.int64))
     return parts.add("Slice", [digits, first, last])
-
-
-def _shape(parts: GraphParts, stored: StoredWeight) -> str:
-    return parts.constant(np.array(stored.values.shape, np.int64))
 
 
 def _nonzero(stored: StoredWeight) -> NDArray[np.bool_]:
