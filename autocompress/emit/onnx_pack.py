@@ -7,6 +7,7 @@ Layouts (`L` is the number of weights, `b` the bits):
 - codes: `pack_bits` of the codes; each power-of-two part is unpacked as `part[:, None] / [1, 2^p, ...] % 2^p`.
 - mask: `pack_bitmask` of the weights that are not zero, and only their values, after one value that is never used. The
   running sum of the mask is the index of each weight's value.
+- The codes of small weights that are stored alike follow one another as those of one weight, and their scales too.
 - 8-bit codes are int8 where they lie around zero; 16 is float16, 32 float32.
 """
 
