@@ -85,7 +85,7 @@ def _stepped(
         rounding = part.rounding + sum(added for place, added in more.items() if place in table.bits)
         ratios = {name: part.ratios[name] * costs[name] / max(start[name], 1e-12) for name in costs}
         ratios = {**part.ratios, **ratios, "size_bytes": size(taken)}
-        yield Part(chosen, loss, ratios, min(loss, max(0.0, rounding)))
+        yield Part(chosen, loss, ratios, min(loss, max(0.0, rounding)), part.shrinking)
 
 
 def _further(table: Table, part: Part, places: Collection[int], costs: Sequence[str]) -> Iterator[_Ranked]:

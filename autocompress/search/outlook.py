@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from autocompress.core.space import Space, Vector
 from autocompress.search.covering import Place, Scale, covering
-from autocompress.search.parts import Part, places_of, vector_of
+from autocompress.search.parts import SIZES, Part, places_of, vector_of
 from autocompress.search.recovery import Recovery, Trained, expected_rest, recovery_of
 
 # A plan that loses more than this share of the accuracy in a trial covers nothing: of what ResNet-20 on CIFAR-10 loses
@@ -69,12 +69,10 @@ class Outlook:
         blur = _STANDARD_ERRORS * math.sqrt(_TYPICAL_ACCURACY * (1.0 - _TYPICAL_ACCURACY) / max(1, samples))
         self._scale = Scale(tuple(costs), WORST_LOST, blur)
         self._tried = [one.part for one in tried]
-        self._sizes = set(places_of(space, ("resolution",)))
+        self._sizes = set(places_of(space, SIZES))
         self._ready = [self._place(one.lost, one.part) for one in tried]
-        # A smaller input loses much at first and little after a few steps: it says nothing of what else is lost.
-        full = [one for one in tried if self._sizes.isdisjoint(one.part.chosen)]
         self._least = self._reachable()
-        self._law: Recovery = recovery_of([Trained(*self._known(one.part), one.lost) for one in full])
+        self._law: Recovery = recovery_of([Trained(*self._known(one.part), one.lost) for one in tried])
         expected = [self._law.lost(*self._known(one.part)) for one in tried]
         self._beside = np.array(
             [math.log((max(0.0, t.lost) + blur) / (law + blur)) for t, law in zip(tried, expected, strict=True)]
@@ -105,7 +103,9 @@ class Outlook:
         apart = np.array([math.log((other.loss + least) / (one.loss + least)) for one, other in pairs])
         factors = np.exp(self._told_beside(list(parts.values()), [one for one, _ in pairs], apart))
         return {
-            vector: replace(part, loss=part.loss * factor, rounding=part.rounding * factor)
+            vector: replace(
+                part, loss=part.loss * factor, rounding=part.rounding * factor, shrinking=part.shrinking * factor
+            )
             for (vector, part), factor in zip(parts.items(), factors.tolist(), strict=True)
         }
 
@@ -168,10 +168,10 @@ class Outlook:
             lost *= expected_rest("resolution") / expected_rest("")
         return Place(lost, part.ratios)
 
-    def _known(self, part: Part) -> tuple[float, float, float]:
-        """What the law is of: the loss without rounding, what that adds, and the weights that are left."""
-        cuts = max(0.0, part.loss - part.rounding)
-        return cuts / self._chance, part.rounding / self._chance, part.ratios.get("params", 1.0)
+    def _known(self, part: Part) -> tuple[float, float, float, float]:
+        """What the law is of: the losses of cuts, of rounding and of a smaller input, and the weights that are left."""
+        cuts, rounding, shrinking = (loss / self._chance for loss in (part.cuts, part.rounding, part.shrinking))
+        return cuts, rounding, shrinking, part.ratios.get("params", 1.0)
 
     def _matrix(self, parts: Sequence[Part]) -> NDArray[np.int8]:
         return np.array([vector_of(self._space, part.chosen) for part in parts], dtype=np.int8)

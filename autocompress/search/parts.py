@@ -12,6 +12,7 @@ from autocompress.proxy.sensitivity import Effect, Effects, Sensitivity
 
 STRUCTURE = ("drop", "prune", "shape")
 BITS = ("quantize",)
+SIZES = ("resolution",)
 # Savings that meet may add up to more than there is; so much is left of any cost.
 _LEAST_SHARE = 1e-4
 
@@ -25,12 +26,19 @@ class Part:
         loss: Sum of the losses that the options add to the dense plan's.
         ratios: By cost, the share of the dense cost that is left.
         rounding: What few bits have of the loss.
+        shrinking: What a smaller input has of it.
     """
 
     chosen: Mapping[int, int]
     loss: float
     ratios: Mapping[str, float]
     rounding: float = 0.0
+    shrinking: float = 0.0
+
+    @property
+    def cuts(self) -> float:
+        """What is left of the loss: that of what was cut."""
+        return max(0.0, self.loss - self.rounding - self.shrinking)
 
     def taking(self, cost: str, share: float) -> Part:
         """The same with another share of one cost."""
@@ -54,6 +62,7 @@ class Table:
         self.space = space
         self._patient = {place for place, decision in enumerate(space.decisions) if decision.kind in patient}
         self.bits = set(places_of(space, BITS))
+        self._sizes = set(places_of(space, SIZES))
         self._effects = [effects.options[decision.name] for decision in space.decisions]
         self._dense = effects.dense
         self._objectives = objectives
@@ -82,11 +91,12 @@ class Table:
         """Losses and savings added up."""
         losses = {place: self.loss(place, option) for place, option in chosen.items()}
         rounding = sum(loss for place, loss in losses.items() if place in self.bits)
+        shrinking = sum(loss for place, loss in losses.items() if place in self._sizes)
         ratios = {
             cost: max(_LEAST_SHARE, 1.0 - sum(self.saving(p, o, cost) for p, o in chosen.items()) / self.dense(cost))
             for cost in self._dense.costs
         }
-        return Part(dict(chosen), sum(losses.values()), ratios, rounding)
+        return Part(dict(chosen), sum(losses.values()), ratios, rounding, shrinking)
 
     def part_of(self, chosen: Mapping[int, int], left: Collection[int], places: Sequence[int]) -> Part:
         """Losses and savings added up where only some places are left, as shares of what those cost together.
@@ -227,5 +237,10 @@ def together(parts: Sequence[Part]) -> Part:
     """Losses add, shares of the costs multiply."""
     costs = {cost for part in parts for cost in part.ratios}
     ratios = {cost: math.prod(part.ratios.get(cost, 1.0) for part in parts) for cost in costs}
-    loss, rounding = sum(part.loss for part in parts), sum(part.rounding for part in parts)
-    return Part(union(part.chosen for part in parts), loss, ratios, rounding)
+    return Part(
+        union(part.chosen for part in parts),
+        sum(part.loss for part in parts),
+        ratios,
+        sum(part.rounding for part in parts),
+        sum(part.shrinking for part in parts),
+    )

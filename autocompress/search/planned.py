@@ -29,6 +29,7 @@ from autocompress.search.further import further_parts, milder_parts
 from autocompress.search.outlook import Outlook, Tried
 from autocompress.search.parts import (
     BITS,
+    SIZES,
     Part,
     Prices,
     Table,
@@ -198,8 +199,7 @@ class Planner:
     def _is_known(self, vector: Vector) -> bool:
         if vector in self._measured:
             return True
-        unrounded = _unrounded(self._effects.space, vector, self._base)
-        return all(self._effects.known(one) is not None for one in (vector, unrounded))
+        return all(self._effects.known(one) is not None for one in _milder(self._effects.space, vector, self._base))
 
     def _wholes(self, vectors: Collection[Vector]) -> dict[Vector, Part]:
         """Those of the plans that can be applied, measured as wholes."""
@@ -266,7 +266,7 @@ def _combined(
     # A layer in integers between two in floats pays for the way there and back: time does not add up.
     told = [(chosen, effects.structure_costs_of(vector_of(space, chosen))) for chosen in bits]
     timed = [(chosen, table.share(costs, "latency_ms")) for chosen, costs in told if costs is not None]
-    sizes = [{place: index} for place in places_of(space, ("resolution",)) for index in table.usable(place)]
+    sizes = [{place: index} for place in places_of(space, SIZES) for index in table.usable(place)]
     alone = [[table.part(chosen) for chosen in family] for family in (streams, [{}, *sizes])]
     found: dict[Vector, Part] = {}
     for whole in wholes:
@@ -286,22 +286,29 @@ def _undropped(space: Space, blocks: Sequence[BlockInfo], whole: Part, places: S
 
 
 def _taken_apart(effects: Effects, vectors: Sequence[Vector], base: Mapping[int, int]) -> dict[Vector, Part]:
-    """Plans measured as wholes, and what their bits have of the loss beside those of a base."""
+    """Plans measured as wholes, and what their bits and a smaller input have of the loss."""
     space = effects.space
     # One after the other, since they share their cuts.
-    effects.of([one for vector in vectors for one in (vector, _unrounded(space, vector, base))])
+    effects.of([one for vector in vectors for one in _milder(space, vector, base)])
     found = {}
     for part in measured_beside(effects, list(map(chosen_by, vectors)), {}):
         vector = vector_of(space, part.chosen)
-        whole, cuts = effects.known(vector), effects.known(_unrounded(space, vector, base))
-        added = 0.0 if whole is None or cuts is None else whole.loss - cuts.loss
-        found[vector] = replace(part, rounding=min(part.loss, max(0.0, added)))
+        known = list(map(effects.known, _milder(space, vector, base)))
+        losses = [effect.loss for effect in known if effect is not None]
+        added = [0.0, 0.0]
+        if len(losses) == len(known):
+            added = [max(0.0, one - other) for one, other in itertools.pairwise(losses)]
+        rounding = min(part.loss, added[0])
+        found[vector] = replace(part, rounding=rounding, shrinking=min(part.loss - rounding, added[1]))
     return found
 
 
-def _unrounded(space: Space, vector: Vector, base: Mapping[int, int]) -> Vector:
-    """The plan with the bits of a base."""
-    return vector_of(space, {**chosen_by(vector), **{place: base.get(place, 0) for place in places_of(space, BITS)}})
+def _milder(space: Space, vector: Vector, base: Mapping[int, int]) -> tuple[Vector, Vector, Vector]:
+    """The plan, the plan with the bits of a base, and that at the full size."""
+    bits = {place: base.get(place, 0) for place in places_of(space, BITS)}
+    sizes = dict.fromkeys(places_of(space, SIZES), 0)
+    unrounded = {**chosen_by(vector), **bits}
+    return vector, vector_of(space, unrounded), vector_of(space, {**unrounded, **sizes})
 
 
 def _told(part: Part, costs: Sequence[str]) -> str:

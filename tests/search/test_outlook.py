@@ -20,8 +20,8 @@ SPACE = Space(
 COSTS = ("size_bytes",)
 
 
-def part(*places: int, loss: float = 0.1, size: float = 0.5) -> Part:
-    return Part(dict.fromkeys(places, 1), loss, {"size_bytes": size, "params": size})
+def part(*places: int, loss: float = 0.1, size: float = 0.5, shrinking: float = 0.0) -> Part:
+    return Part(dict.fromkeys(places, 1), loss, {"size_bytes": size, "params": size}, shrinking=shrinking)
 
 
 def outlook(*tried: Tried, samples: int = 5_000, most: float | None = None) -> Outlook:
@@ -38,10 +38,13 @@ def test_a_plan_next_to_one_that_was_tried_shares_its_luck() -> None:
     assert lucky.lost([far])[0] == pytest.approx(poor.lost([far])[0], rel=0.5)
 
 
-def test_a_smaller_input_says_nothing_of_other_plans() -> None:
+def test_what_a_smaller_input_lost_is_expected_of_smaller_inputs() -> None:
     rest = [Tried(part(n, loss=0.02 * n), 0.02) for n in range(1, 9)]
-    shrunk = part(SIZE, *range(10, 20), loss=3.0)
-    assert outlook(*rest, Tried(shrunk, 0.9)).lost([part(39)]) == outlook(*rest, Tried(shrunk, 0.0)).lost([part(39)])
+    shrunk = [part(SIZE, place, loss=loss, shrinking=loss) for place, loss in ((10, 2.0), (11, 1.0), (12, 3.0))]
+    easy, hard = (outlook(*rest, *(Tried(one, lost) for one in shrunk)) for lost in (0.01, 0.1))
+    full, smaller = part(39), part(SIZE, *range(20, 30), loss=1.5, shrinking=1.5)
+    assert easy.lost([smaller])[0] < 0.4 * hard.lost([smaller])[0]
+    assert easy.lost([full])[0] == pytest.approx(hard.lost([full])[0], rel=0.3)
 
 
 def test_what_a_smaller_input_loses_counts_for_more() -> None:

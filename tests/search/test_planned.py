@@ -18,7 +18,7 @@ from autocompress.run.adapt import adapt_rules
 from autocompress.run.limits import limits_of
 from autocompress.search.descent import descents_of
 from autocompress.search.outlook import WORST_LOST
-from autocompress.search.parts import BITS, Prices, Table, base_of, based, places_of, vector_of
+from autocompress.search.parts import BITS, SIZES, Prices, Table, base_of, based, places_of, vector_of
 from autocompress.search.planned import Planner
 from autocompress.search.record import Objective, Record
 from autocompress.search.recovery import expected_rest, recovery_of, rest_kind
@@ -121,17 +121,21 @@ def test_nothing_is_done_inside_a_block_that_is_dropped(
 
 def test_no_plan_loses_more_than_can_be_brought_back(context: Context, effects: Effects, options: Sensitivity) -> None:
     planned = [v for _, v in planned_vectors(effects, options, context.dense.info.blocks, OBJECTIVES, (), 2 * COUNT)]
-    law, dense, bits = recovery_of([]), options.dense, set(places_of(effects.space, BITS))
+    law, dense = recovery_of([]), options.dense
+    bits, sizes = (set(places_of(effects.space, kinds)) for kinds in (BITS, SIZES))
     unrounded = [tuple(0 if place in bits else one for place, one in enumerate(vector)) for vector in planned]
+    full = [tuple(0 if place in sizes else one for place, one in enumerate(vector)) for vector in unrounded]
+    measured = zip(*map(effects.of, (planned, unrounded, full)), strict=True)
     lost = [
         law.lost(
             max(0.0, cuts.loss - dense.loss) / options.chance,
-            max(0.0, effect.loss - cuts.loss) / options.chance,
+            max(0.0, effect.loss - whole.loss) / options.chance,
+            max(0.0, whole.loss - cuts.loss) / options.chance,
             effect.costs["params"] / dense.costs["params"],
         )
         * max(1.0, expected_rest(rest_kind(effects.space.changed(vector))) / expected_rest(""))
-        for vector, effect, cuts in zip(planned, effects.of(planned), effects.of(unrounded), strict=True)
-        if effect is not None and cuts is not None
+        for vector, (effect, whole, cuts) in zip(planned, measured, strict=True)
+        if effect is not None and whole is not None and cuts is not None
     ]
     assert len(lost) == len(planned) >= COUNT
     assert max(lost) < WORST_LOST
