@@ -21,7 +21,7 @@ from torch.onnx.errors import OnnxExporterError
 
 from autocompress.compress.quantizer import ActivationQuantizer, is_held
 from autocompress.emit.fold import FoldedModel, StoredWeight, fold_batchnorm
-from autocompress.emit.onnx_pack import GraphParts, add_integer_bias, add_weights, sparse_is_smaller, without_zeros
+from autocompress.emit.onnx_pack import GraphParts, add_integer_bias, add_weights, sparse_weights, without_zeros
 from autocompress.emit.onnx_tidy import drop_unused, fold_constants, merge_slices, separate_tensors, shorten
 from autocompress.errors import UnsupportedError
 
@@ -134,9 +134,9 @@ def payload_of(model: GraphModule, *, half: bool = False) -> Payload:
     """
     folded = fold_batchnorm(model, half=half)
     filled = {
-        name: without_zeros(stored)
-        for name, stored in folded.weights.items()
-        if not is_held(model.get_submodule(name)) and sparse_is_smaller(stored)
+        name: without_zeros(folded.weights[name])
+        for name in sparse_weights(folded.weights)
+        if not is_held(model.get_submodule(name))
     }
     weights = {f"{name}.weight" for name in folded.weights}
     skipped = tuple(name for name, module in folded.module.named_modules() if isinstance(module, ActivationQuantizer))

@@ -27,9 +27,11 @@ from autocompress.core.codec import bit_parts, pack_bitmask, pack_bits
 from autocompress.emit.fold import StoredWeight
 
 Array = NDArray[np.generic]
-# Weights of more values are unpacked by themselves: operators are little beside them, and what is unpacked as one takes
-# memory at once while a file is opened.
+# Weights of more values are unpacked by themselves: operators are little beside them, and whoever opens a file has less
+# in memory at once.
 _SMALL = 2**16
+# Bytes of what expands a mask, and of what each weight of those that are expanded as one takes besides.
+_EXPANDING, _EACH = 300, 40
 # So many vectors take less as one and a Split.
 _MANY = 4
 
@@ -75,14 +77,16 @@ def add_weights(parts: GraphParts, weights: Mapping[str, StoredWeight]) -> None:
 
     Small weights that are stored alike are unpacked as one and split: what unpacks one of them can be larger than it.
     """
-    packed: dict[_Form, dict[str, StoredWeight]] = {}
+    sparse = sparse_weights(weights)
+    packed: dict[tuple[_Form, bool], dict[str, StoredWeight]] = {}
     for name, stored in weights.items():
-        if _is_plain(stored):
+        is_sparse = name in sparse
+        if not is_sparse and _is_plain(stored):
             _add_plain(parts, stored, name)
         else:
-            packed.setdefault(_form(stored, name), {})[name] = stored
-    for form, group in packed.items():
-        _add_packed(parts, form, group)
+            packed.setdefault((_form(stored, name), is_sparse), {})[name] = stored
+    for (form, is_sparse), group in packed.items():
+        _add_packed(parts, form, is_sparse, group)
 
 
 class _Form(NamedTuple):
@@ -95,7 +99,6 @@ class _Form(NamedTuple):
     """
 
     bits: int
-    is_sparse: bool
     is_integer: bool
     zero: int | None
     alone: str
@@ -105,13 +108,11 @@ def _form(stored: StoredWeight, name: str) -> _Form:
     zero = stored.zero_point
     same = int(zero[0]) if stored.quantized and bool((zero == zero[0]).all()) else None
     alone = "" if stored.values.numel() <= _SMALL else name
-    return _Form(stored.bits, sparse_is_smaller(stored), stored.input_scale is not None, same, alone)
+    return _Form(stored.bits, stored.input_scale is not None, same, alone)
 
 
 def _is_plain(stored: StoredWeight) -> bool:
     # Floats, and 8-bit codes around zero.
-    if sparse_is_smaller(stored):
-        return False
     return not stored.quantized or (stored.bits == 8 and int(stored.differences().abs().max()) <= 127)
 
 
@@ -127,10 +128,10 @@ def _add_plain(parts: GraphParts, stored: StoredWeight, output: str) -> None:
         parts.tensors.append(numpy_helper.from_array(stored.values.numpy(), output))
 
 
-def _add_packed(parts: GraphParts, form: _Form, group: Mapping[str, StoredWeight]) -> None:
+def _add_packed(parts: GraphParts, form: _Form, is_sparse: bool, group: Mapping[str, StoredWeight]) -> None:
     weights, mask = list(group.values()), ""
     flat = np.concatenate([stored.values.numpy().ravel() for stored in weights])
-    if form.is_sparse:
+    if is_sparse:
         values, mask = _expanded(parts, flat, np.concatenate(list(map(_nonzero, weights))), form.bits)
     else:
         values = _unpacked(parts, flat, form.bits)
@@ -275,16 +276,12 @@ def without_zeros(stored: StoredWeight) -> StoredWeight:
     return replace(stored, values=torch.where(zeros, other.to(values.dtype), values))
 
 
-def sparse_is_smaller(stored: StoredWeight) -> bool:
-    """Whether a weight is stored as a mask and the values that are not zero."""
-    return _sparse_bytes(stored) < _plain_bytes(stored)
-
-
-def _plain_bytes(stored: StoredWeight) -> int:
-    return stored.values.numel() * stored.bits // 8
-
-
-def _sparse_bytes(stored: StoredWeight) -> int:
-    # One bit per weight, the values that are not zero, and about 300 bytes of operators.
-    kept, total = int(_nonzero(stored).sum()), stored.values.numel()
-    return total // 8 + kept * stored.bits // 8 + 300
+def sparse_weights(weights: Mapping[str, StoredWeight]) -> set[str]:
+    """The weights that are stored as masks and values that are not zero, since that takes less."""
+    saving: dict[_Form, dict[str, int]] = {}
+    for name, stored in weights.items():
+        kept, total = int(_nonzero(stored).sum()), stored.values.numel()
+        saved = (total - kept) * stored.bits // 8 - total // 8 - _EACH
+        if saved > 0:
+            saving.setdefault(_form(stored, name), {})[name] = saved
+    return {name for saved in saving.values() if sum(saved.values()) > _EXPANDING for name in saved}

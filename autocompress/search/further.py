@@ -82,10 +82,11 @@ def _stepped(
             continue
         more = {place: together * _lost(table, part, place, option) for place, option in taken}
         loss = max(0.0, part.loss + sum(more.values()))
+        shrinking = min(part.shrinking, loss)
         rounding = part.rounding + sum(added for place, added in more.items() if place in table.bits)
         ratios = {name: part.ratios[name] * costs[name] / max(start[name], 1e-12) for name in costs}
         ratios = {**part.ratios, **ratios, "size_bytes": size(taken)}
-        yield Part(chosen, loss, ratios, min(loss, max(0.0, rounding)), part.shrinking)
+        yield Part(chosen, loss, ratios, min(loss - shrinking, max(0.0, rounding)), shrinking)
 
 
 def _further(table: Table, part: Part, places: Collection[int], costs: Sequence[str]) -> Iterator[_Ranked]:

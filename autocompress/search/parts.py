@@ -210,6 +210,12 @@ def dropped_layers(space: Space, blocks: Sequence[BlockInfo], chosen: Mapping[in
     return {layer: block.name for block in blocks if block.name in dropped for layer in block.layers}
 
 
+def undropped(space: Space, blocks: Sequence[BlockInfo], whole: Part, places: Sequence[int]) -> set[int]:
+    """The places whose layers a structure keeps: what is decided for the others changes nothing."""
+    gone = dropped_layers(space, blocks, whole.chosen)
+    return {place for place in places if space.decisions[place].target not in gone}
+
+
 def places_of(space: Space, kinds: Sequence[str]) -> list[int]:
     """The places of the decisions of some kinds."""
     return [place for place, decision in enumerate(space.decisions) if decision.kind in kinds]

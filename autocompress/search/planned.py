@@ -15,7 +15,6 @@ way where they are expected.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,8 @@ from dataclasses import dataclass, replace
 from autocompress.core.metric import Metric
 from autocompress.core.model_info import BlockInfo
 from autocompress.core.space import Space, Vector
-from autocompress.proxy.sensitivity import Effects, Sensitivity
+from autocompress.proxy.sensitivity import Effect, Effects, Sensitivity
+from autocompress.search.combined import combined, priced_bits
 from autocompress.search.descent import choices, descents_of
 from autocompress.search.further import further_parts, milder_parts
 from autocompress.search.outlook import Outlook, Tried
@@ -36,9 +36,8 @@ from autocompress.search.parts import (
     base_of,
     based,
     chosen_by,
-    dropped_layers,
     places_of,
-    together,
+    undropped,
     vector_of,
 )
 from autocompress.search.record import Objective, Record, accuracy_of, lost_share
@@ -126,7 +125,8 @@ class Planner:
             *descents_of(self._patient, self._groups, ("macs",), worst, prices),
         ]
         self._streams = choices(descents_of(table, self._shared, ("macs", "params"), worst, prices), STREAM_LEVELS)
-        self._bits = choices(descents_of(table, bits, ("size_bytes",), worst, prices), BIT_LEVELS)
+        chosen = choices(descents_of(table, bits, ("size_bytes",), worst, prices), BIT_LEVELS)
+        self._bits = list(priced_bits(self._effects, table, [{}, *chosen]))
         self._worst = worst
 
     def prepare(self, known: Sequence[Record], count: int) -> None:
@@ -152,8 +152,7 @@ class Planner:
         # What was measured is not beaten by what only seems better.
         alone = [vector_of(self._effects.space, {**self._base, **one.chosen}) for one in wholes]
         self._wholes([vector for vector in alone if self._is_allowed(vector)])
-        streams, bits = [{}, *self._streams], [{}, *self._bits]
-        parts = _combined(self._effects, self._table, self._blocks, [_NOTHING, *wholes], streams, bits)
+        parts = combined(self._table, self._blocks, [_NOTHING, *wholes], [{}, *self._streams], self._bits)
         for vector, part in self._beside(outlook.reached(_EXTENDED)):
             parts.setdefault(vector, part)
         return self._allowed(parts | self._measured, gone, outlook)
@@ -163,7 +162,7 @@ class Planner:
         space, effects = self._effects.space, self._effects
         places = places_of(space, ("prune", "shape", *BITS))
         for part in parts:
-            left = _undropped(space, self._blocks, part, places)
+            left = undropped(space, self._blocks, part, places)
             further = further_parts(effects, self._table, part, left, ["size_bytes"] if self._costs else self._saved)
             for found in (*further, *milder_parts(effects, self._table, part, left, self._saved)):
                 yield vector_of(space, found.chosen), found
@@ -199,7 +198,7 @@ class Planner:
     def _is_known(self, vector: Vector) -> bool:
         if vector in self._measured:
             return True
-        return all(self._effects.known(one) is not None for one in _milder(self._effects.space, vector, self._base))
+        return all(self._effects.known(one) is not None for one in _twins(self._effects.space, vector, self._base))
 
     def _wholes(self, vectors: Collection[Vector]) -> dict[Vector, Part]:
         """Those of the plans that can be applied, measured as wholes."""
@@ -252,63 +251,35 @@ class Planner:
         return [vector for vector in unknown if vector not in refused]
 
 
-def _combined(
-    effects: Effects,
-    table: Table,
-    blocks: Sequence[BlockInfo],
-    wholes: Sequence[Part],
-    streams: Sequence[Mapping[int, int]],
-    bits: Sequence[Mapping[int, int]],
-) -> dict[Vector, Part]:
-    """Every structure with every width of the streams, the best bits for every size and every input size."""
-    space = table.space
-    quantizers = places_of(space, BITS)
-    # A layer in integers between two in floats pays for the way there and back: time does not add up.
-    told = [(chosen, effects.structure_costs_of(vector_of(space, chosen))) for chosen in bits]
-    timed = [(chosen, table.share(costs, "latency_ms")) for chosen, costs in told if costs is not None]
-    sizes = [{place: index} for place in places_of(space, SIZES) for index in table.usable(place)]
-    alone = [[table.part(chosen) for chosen in family] for family in (streams, [{}, *sizes])]
-    found: dict[Vector, Part] = {}
-    for whole in wholes:
-        left = _undropped(space, blocks, whole, quantizers)
-        stored = [table.part_of(chosen, left, quantizers).taking("latency_ms", share) for chosen, share in timed]
-        for combination in itertools.product([whole], stored, *alone):
-            part = together(combination)
-            if part.chosen:
-                found.setdefault(vector_of(space, part.chosen), part)
-    return found
-
-
-def _undropped(space: Space, blocks: Sequence[BlockInfo], whole: Part, places: Sequence[int]) -> set[int]:
-    """The places whose layers a structure keeps: what is decided for the others changes nothing."""
-    gone = dropped_layers(space, blocks, whole.chosen)
-    return {place for place in places if space.decisions[place].target not in gone}
-
-
 def _taken_apart(effects: Effects, vectors: Sequence[Vector], base: Mapping[int, int]) -> dict[Vector, Part]:
     """Plans measured as wholes, and what their bits and a smaller input have of the loss."""
     space = effects.space
-    # One after the other, since they share their cuts.
-    effects.of([one for vector in vectors for one in _milder(space, vector, base)])
+    """Plans measured as wholes, and what a smaller input and their bits have of the loss."""
+    space = effects.space
+    # One after the other, since those of the same size share their cuts.
+    effects.of([one for vector in vectors for one in _twins(space, vector, base)])
     found = {}
     for part in measured_beside(effects, list(map(chosen_by, vectors)), {}):
         vector = vector_of(space, part.chosen)
-        known = list(map(effects.known, _milder(space, vector, base)))
-        losses = [effect.loss for effect in known if effect is not None]
-        added = [0.0, 0.0]
-        if len(losses) == len(known):
-            added = [max(0.0, one - other) for one, other in itertools.pairwise(losses)]
-        rounding = min(part.loss, added[0])
-        found[vector] = replace(part, rounding=rounding, shrinking=min(part.loss - rounding, added[1]))
+        whole, full, unrounded = map(effects.known, _twins(space, vector, base))
+        shrinking = min(part.loss, _added(whole, full))
+        found[vector] = replace(part, shrinking=shrinking, rounding=min(part.loss - shrinking, _added(full, unrounded)))
     return found
 
 
-def _milder(space: Space, vector: Vector, base: Mapping[int, int]) -> tuple[Vector, Vector, Vector]:
-    """The plan, the plan with the bits of a base, and that at the full size."""
+def _twins(space: Space, vector: Vector, base: Mapping[int, int]) -> tuple[Vector, Vector, Vector]:
+    """The plan, the same at the full size, and that with the bits of a base.
+
+    Bits are judged at the full size: at a smaller one a model may know nothing with any.
+    """
+    full = {**chosen_by(vector), **dict.fromkeys(places_of(space, SIZES), 0)}
     bits = {place: base.get(place, 0) for place in places_of(space, BITS)}
-    sizes = dict.fromkeys(places_of(space, SIZES), 0)
-    unrounded = {**chosen_by(vector), **bits}
-    return vector, vector_of(space, unrounded), vector_of(space, {**unrounded, **sizes})
+    return vector, vector_of(space, full), vector_of(space, {**full, **bits})
+
+
+def _added(more: Effect | None, less: Effect | None) -> float:
+    """What a plan loses beside a milder one; nothing where one of them cannot be applied."""
+    return 0.0 if more is None or less is None else max(0.0, more.loss - less.loss)
 
 
 def _told(part: Part, costs: Sequence[str]) -> str:

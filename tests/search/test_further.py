@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autocompress.core.rules import build_space, load_rules
@@ -68,9 +70,25 @@ def test_a_plan_is_taken_back_step_by_step_what_loses_most_first(
     assert losses == sorted(losses, reverse=True)
     for part in found:
         assert all(0 <= part.chosen.get(place, 0) <= option for place, option in strong.items())
-        assert 0.0 <= part.rounding <= part.loss
+        assert 0.0 <= part.rounding <= part.rounding + part.shrinking <= part.loss
         true = measured(effects, dict(part.chosen)).ratios
         assert part.ratios["macs"] == pytest.approx(true["macs"], rel=0.02)
         assert part.ratios["size_bytes"] == pytest.approx(true["size_bytes"], rel=0.5)
     dense = measured(effects, {})
     assert not list(milder_parts(effects, table, dense, places, ["size_bytes"]))
+
+
+def test_what_a_smaller_input_loses_stays_a_part_of_the_loss(
+    context: Context, space: Space, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    effects = Effects(Meter(space, context), tmp_path_factory.mktemp("effects") / "table")
+    table = Table(space, effects.of_options(), ["size_bytes", "latency_ms"])
+    strong = measured(effects, {place: table.usable(place)[-1] for place in places_of(space, ("prune", "quantize"))})
+    start = replace(strong, shrinking=0.9 * strong.loss, rounding=0.1 * strong.loss)
+    places = places_of(space, ("prune", "shape", "quantize"))
+    for part in (
+        *milder_parts(effects, table, start, places, ["size_bytes", "macs"]),
+        *further_parts(effects, table, start, places, ["size_bytes"]),
+    ):
+        assert part.shrinking <= start.shrinking
+        assert part.rounding + part.shrinking <= part.loss * (1 + 1e-9)
