@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from autocompress.core.pareto import non_dominated
 from autocompress.core.space import Space, Vector
 from autocompress.search.covering import Place, Scale, covering
 from autocompress.search.parts import SIZES, Part, places_of, vector_of
@@ -51,6 +52,7 @@ class Outlook:
         tried: Sequence[Tried],
         chance: float,
         costs: Sequence[str],
+        asked: Sequence[str],
         samples: int,
         limits: Mapping[str, float] | None = None,
     ) -> None:
@@ -61,13 +63,14 @@ class Outlook:
             tried: May be empty.
             chance: Loss of a model that knows nothing.
             costs: That count; none where all that counts is accuracy.
+            asked: Those of them that were asked for.
             samples: How many a trial's accuracy is of.
             limits: By cost, the share of the dense model's that is allowed, where plans are limited in any way.
         """
         self._space, self._is_limited, self._limits = space, limits is not None, limits or {}
         self._chance = max(chance, 1e-12)
         blur = _STANDARD_ERRORS * math.sqrt(_TYPICAL_ACCURACY * (1.0 - _TYPICAL_ACCURACY) / max(1, samples))
-        self._scale = Scale(tuple(costs), WORST_LOST, blur)
+        self._scale, self._asked = Scale(tuple(costs), WORST_LOST, blur), tuple(asked)
         self._tried = [one.part for one in tried]
         self._sizes = set(places_of(space, SIZES))
         self._ready = [self._place(one.lost, one.part) for one in tried]
@@ -130,7 +133,17 @@ class Outlook:
         """
         near = [part for part in parts if self._is_near(part) and self.is_within(part)]
         ready = [*self._ready, *self._expected(coming)]
-        return [near[index] for index in self._covering(self._expected(near), ready, count)]
+        places = self._expected(near)
+        left = self._unbeaten(places, ready)
+        return [near[left[index]] for index in self._covering([places[index] for index in left], ready, count)]
+
+    def _unbeaten(self, places: Sequence[Place], ready: Sequence[Place]) -> list[int]:
+        """The places that no other beats in all that was asked for: none is tried for its work alone."""
+        if not self._asked:
+            return list(range(len(places)))
+        asked = replace(self._scale_of(places), costs=self._asked)
+        found = non_dominated([asked.coordinates(place) for place in (*places, *ready)])
+        return [index for index in found if index < len(places)]
 
     def _covering(self, places: Sequence[Place], ready: Sequence[Place], count: int) -> Sequence[int]:
         """Those that cover most; where nothing is to be saved, those that lose least."""

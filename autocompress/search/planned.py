@@ -104,6 +104,7 @@ class Planner:
         # Work counts beside what is to be saved: of two plans that cost the same, the one that does less trains longer.
         is_saving = any(one.name != "accuracy" for one in objectives)
         self._costs = list(dict.fromkeys([*named, "macs"])) if is_saving else []
+        self._asked = named
         # What it is worth to give up for accuracy.
         self._saved = sorted({*self._costs, *limited}) or ["macs"]
         self._base = base_of(effects, options)
@@ -215,7 +216,8 @@ class Planner:
             wholes = self._wholes(done)
             tried = [Tried(part, lost_share(accuracy, done[vector], self._dense)) for vector, part in wholes.items()]
         limits = None if self._limits is None else self._limits.shares
-        return Outlook(self._effects.space, tried, self._options.chance, self._costs, self._samples, limits)
+        chance = self._options.chance
+        return Outlook(self._effects.space, tried, chance, self._costs, self._asked, self._samples, limits)
 
     def _measure_best(self, parts: dict[Vector, Part], gone: Collection[Vector], outlook: Outlook, count: int) -> None:
         """Measures the best of the parts, since they add up only roughly: more are than are wanted.

@@ -25,7 +25,7 @@ def part(*places: int, loss: float = 0.1, size: float = 0.5, shrinking: float = 
 
 
 def outlook(*tried: Tried, samples: int = 5_000, most: float | None = None) -> Outlook:
-    return Outlook(SPACE, tried, 1.0, COSTS, samples, None if most is None else {"size_bytes": most})
+    return Outlook(SPACE, tried, 1.0, COSTS, COSTS, samples, None if most is None else {"size_bytes": most})
 
 
 def test_a_plan_next_to_one_that_was_tried_shares_its_luck() -> None:
@@ -99,7 +99,7 @@ def test_only_plans_within_a_limit_count_however_much_they_lose() -> None:
 def test_where_only_accuracy_counts_the_parts_that_lose_least_come_first() -> None:
     kept, worse = Tried(part(1, loss=0.02, size=0.4), 0.01), Tried(part(4, loss=0.2, size=0.2), 0.04)
     mild, strong, large = (part(2, loss=0.01, size=0.5), part(3, loss=0.3, size=0.1), part(5, loss=0.001, size=0.9))
-    found = Outlook(SPACE, [worse, kept], 1.0, (), 5_000, {"size_bytes": 0.5})
+    found = Outlook(SPACE, [worse, kept], 1.0, (), (), 5_000, {"size_bytes": 0.5})
     assert found.best([strong, large, mild], 3) == [mild, strong]
     assert found.best([strong, large, mild], 1, coming=[kept.part]) == [mild]
     assert found.reached(2) == [kept.part, worse.part]
