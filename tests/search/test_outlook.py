@@ -133,3 +133,21 @@ def test_what_was_measured_corrects_the_guesses_beside_it() -> None:
     assert worse[1] == pytest.approx(0.1, rel=0.15)
     assert 0.05 < better[0] < 0.06
     assert outlook().corrected(parts, [guess], [None]) == parts
+
+
+def test_no_plan_is_tried_for_its_work_alone() -> None:
+    def working(place: int, loss: float, size: float, macs: float) -> Part:
+        return Part({place: 1}, loss, {"size_bytes": size, "params": 1.0, "macs": macs})
+
+    small, idle, smaller = working(1, 0.01, 0.5, 0.9), working(2, 0.02, 0.6, 0.2), working(3, 0.02, 0.4, 0.9)
+    for asked, found in ((COSTS, [small, smaller]), ((*COSTS, "macs"), [small, idle, smaller])):
+        best = Outlook(SPACE, [], 1.0, (*COSTS, "macs"), asked, 5_000).best([small, idle, smaller], 3)
+        assert sorted(part.loss for part in best) == [part.loss for part in found]
+        assert (idle in best) == (idle in found)
+    # Of those that none beats, the one that does less counts for more.
+    told = Outlook(SPACE, [], 1.0, (*COSTS, "macs"), COSTS, 5_000)
+    less = working(5, 0.019, 0.41, 0.3)
+    assert told.best([smaller, less], 1) == [less]
+    # What was tried beats as well.
+    tried = Tried(working(6, 0.001, 0.3, 0.9), 0.0)
+    assert Outlook(SPACE, [tried], 1.0, (*COSTS, "macs"), COSTS, 5_000).best([idle], 1) == []
