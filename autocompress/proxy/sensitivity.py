@@ -34,8 +34,6 @@ from autocompress.tasks.tree import map_tensors, mean_alone
 _SAMPLES = (64, 128)
 _TRAINING_PER_SAMPLE = 32
 _LEAST_LOSS = 1e-7
-# Another number whenever files hold the same weights in fewer bytes: tables of before are measured anew.
-_PACKING = 2
 COSTS = ("size_bytes", "latency_ms", "macs", "params")
 
 
@@ -297,7 +295,7 @@ def _digest(space: Space, context: Context) -> str:
     task = context.task
     samples = context.effort.calibration_samples
     told = (task.model_digest, task.data_digest, context.target.digest, context.precision, context.seed, samples)
-    return short_digest((told, space.digest, _PACKING))
+    return short_digest((told, space.digest))
 
 
 def _read(file: Path, digest: str) -> dict[str, Effect | None]:
