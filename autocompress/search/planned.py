@@ -116,6 +116,7 @@ class Planner:
         self._uniform = uniform_structures(self._table, self._groups)
         self._spread(_WORST_ADDED * options.chance)
         self._measured: dict[Vector, Part] = {}
+        self._structures: dict[Vector, Part] = {}
 
     def _spread(self, worst: float) -> None:
         """Spreads choices over what can be saved up to a sum of losses."""
@@ -149,11 +150,17 @@ class Planner:
 
     def _parts(self, gone: Collection[Vector], outlook: Outlook) -> dict[Vector, Part]:
         """What may be tried next, as far as it can be told before it is measured."""
-        wholes = structures_of(self._effects, self._descents, self._uniform, self._base, outlook)
+        found = structures_of(self._effects, self._descents, self._uniform, self._base, outlook)
+        new = {vector_of(self._effects.space, one.chosen): one for one in found}
+        wholes = new.values()
         # What was measured is not beaten by what only seems better.
         alone = [vector_of(self._effects.space, {**self._base, **one.chosen}) for one in wholes]
         self._wholes([vector for vector in alone if self._is_allowed(vector)])
         parts = combined(self._table, self._blocks, [_NOTHING, *wholes], [{}, *self._streams], self._bits)
+        # Those of earlier waves would be tried as they are if they were not put together with bits any more.
+        earlier = [one for vector, one in self._structures.items() if vector not in new]
+        parts = combined(self._table, self._blocks, earlier, [{}], self._bits) | parts
+        self._structures |= new
         for vector, part in self._beside(outlook.reached(_EXTENDED)):
             parts.setdefault(vector, part)
         return self._allowed(parts | self._measured, gone, outlook)

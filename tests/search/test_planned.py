@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from autocompress.proxy.cost import cost_of_plan
 from autocompress.proxy.sensitivity import Effect, Effects, Meter, Sensitivity
 from autocompress.run.adapt import adapt_rules
 from autocompress.run.limits import limits_of
+from autocompress.search import planned
 from autocompress.search.descent import descents_of
 from autocompress.search.outlook import WORST_LOST
-from autocompress.search.parts import BITS, SIZES, Prices, Table, base_of, based, places_of, vector_of
+from autocompress.search.parts import BITS, SIZES, Part, Prices, Table, base_of, based, places_of, vector_of
 from autocompress.search.planned import Planner
 from autocompress.search.record import Objective, Record
 from autocompress.search.recovery import expected_rest, recovery_of, rest_kind
@@ -244,6 +246,27 @@ def test_a_pick_goes_by_what_the_ones_before_it_showed(
         return planner.pick(known, ())
 
     assert second(0.0) != second(4.0)
+
+
+def test_structures_of_earlier_waves_are_still_put_together_with_bits(
+    context: Context, space: Space, effects: Effects, options: Sensitivity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planner = free(effects, options, context.dense.info.blocks)
+    planner.prepare((), COUNT)
+    combine, seen = planned.combined, list[set[Vector]]()
+
+    def noted(*arguments: Any) -> dict[Vector, Part]:
+        seen.append({vector_of(space, whole.chosen) for whole in arguments[2]})
+        return combine(*arguments)
+
+    monkeypatch.setattr(planned, "combined", noted)
+    planner.prepare((), COUNT)
+    before = set.union(*seen)
+    assert len(before) > COUNT
+    seen.clear()
+    monkeypatch.setattr(planned, "structures_of", lambda *_: [])
+    planner.prepare((), COUNT)
+    assert set.union(*seen) == before
 
 
 def test_nothing_is_measured_for_a_pick(
