@@ -17,7 +17,7 @@ from autocompress.proxy.cost import cost_of_plan
 from autocompress.proxy.sensitivity import Effect, Effects, Meter, Sensitivity
 from autocompress.run.adapt import adapt_rules
 from autocompress.run.limits import limits_of
-from autocompress.search import planned
+from autocompress.search import planned as planning
 from autocompress.search.descent import descents_of
 from autocompress.search.outlook import WORST_LOST
 from autocompress.search.parts import BITS, SIZES, Part, Prices, Table, base_of, based, places_of, vector_of
@@ -253,18 +253,18 @@ def test_structures_of_earlier_waves_are_still_put_together_with_bits(
 ) -> None:
     planner = free(effects, options, context.dense.info.blocks)
     planner.prepare((), COUNT)
-    combine, seen = planned.combined, list[set[Vector]]()
+    combine, seen = planning.combined, list[set[Vector]]()
 
     def noted(*arguments: Any) -> dict[Vector, Part]:
         seen.append({vector_of(space, whole.chosen) for whole in arguments[2]})
         return combine(*arguments)
 
-    monkeypatch.setattr(planned, "combined", noted)
+    monkeypatch.setattr(planning, "combined", noted)
     planner.prepare((), COUNT)
     before = set.union(*seen)
     assert len(before) > COUNT
     seen.clear()
-    monkeypatch.setattr(planned, "structures_of", lambda *_: [])
+    monkeypatch.setattr(planning, "structures_of", lambda *_: [])
     planner.prepare((), COUNT)
     assert set.union(*seen) == before
 
