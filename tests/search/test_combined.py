@@ -2,41 +2,30 @@ from __future__ import annotations
 
 import pytest
 
-from autocompress.core.rules import build_space, load_rules
-from autocompress.core.space import Space
-from autocompress.proxy.context import Context, Effort
+from autocompress.proxy.context import Context
 from autocompress.proxy.sensitivity import Effects, Meter
-from autocompress.run.adapt import adapt_rules
 from autocompress.search.combined import combined, priced_bits
 from autocompress.search.parts import BITS, SIZES, Part, Table, places_of, vector_of
-from autocompress.targets.profile import load_target
-from tests.nets import make_task
+from tests.search.nano import joint_space, nano_context
 
 
 @pytest.fixture(scope="module")
 def context() -> Context:
-    target = load_target("jetson-nano")
-    return Context(make_task("senet", steps=20), target, "fp16", Effort(2, 64), shares=(1.0, 0.5))
+    return nano_context("senet", (1.0, 0.5))
 
 
 @pytest.fixture(scope="module")
-def space(context: Context) -> Space:
-    return build_space(adapt_rules(load_rules("joint"), context.target.profile)[0], context.dense.info)
+def effects(context: Context, tmp_path_factory: pytest.TempPathFactory) -> Effects:
+    return Effects(Meter(joint_space(context), context), tmp_path_factory.mktemp("effects") / "table")
 
 
 @pytest.fixture(scope="module")
-def effects(context: Context, space: Space, tmp_path_factory: pytest.TempPathFactory) -> Effects:
-    return Effects(Meter(space, context), tmp_path_factory.mktemp("effects") / "table")
+def table(effects: Effects) -> Table:
+    return Table(effects.space, effects.of_options(), ["size_bytes", "latency_ms"])
 
 
-@pytest.fixture(scope="module")
-def table(space: Space, effects: Effects) -> Table:
-    return Table(space, effects.of_options(), ["size_bytes", "latency_ms"])
-
-
-def test_bits_are_as_large_and_as_fast_as_they_are_together(
-    context: Context, space: Space, effects: Effects, table: Table
-) -> None:
+def test_bits_are_as_large_and_as_fast_as_they_are_together(context: Context, effects: Effects, table: Table) -> None:
+    space = table.space
     everywhere = [{place: table.usable(place)[-1] for place in places_of(space, BITS)}, {}]
     bits = list(priced_bits(effects, table, everywhere))
     parts = combined(table, context.dense.info.blocks, [Part({}, 0.0, {})], [{}], bits)
@@ -51,9 +40,8 @@ def test_bits_are_as_large_and_as_fast_as_they_are_together(
     assert parts[vector].ratios["size_bytes"] < 0.95 * added.ratios["size_bytes"]
 
 
-def test_everything_is_put_together_with_everything(
-    context: Context, space: Space, effects: Effects, table: Table
-) -> None:
+def test_everything_is_put_together_with_everything(context: Context, effects: Effects, table: Table) -> None:
+    space = table.space
     width = next(place for place in places_of(space, ("prune",)))
     rounded, size = {places_of(space, BITS)[0]: 1}, {places_of(space, SIZES)[0]: 1}
     bits = list(priced_bits(effects, table, [{}, rounded]))

@@ -4,25 +4,22 @@ from dataclasses import replace
 
 import pytest
 
-from autocompress.core.rules import build_space, load_rules
 from autocompress.core.space import Space
-from autocompress.proxy.context import Context, Effort
+from autocompress.proxy.context import Context
 from autocompress.proxy.sensitivity import Effects, Meter
-from autocompress.run.adapt import adapt_rules
 from autocompress.search.further import further_parts, milder_parts
 from autocompress.search.parts import Part, Table, places_of, vector_of
-from autocompress.targets.profile import load_target
-from tests.nets import make_task
+from tests.search.nano import joint_space, nano_context
 
 
 @pytest.fixture(scope="module")
 def context() -> Context:
-    return Context(make_task("lenet", steps=20), load_target("jetson-nano"), "fp16", Effort(2, 64))
+    return nano_context("lenet")
 
 
 @pytest.fixture(scope="module")
 def space(context: Context) -> Space:
-    return build_space(adapt_rules(load_rules("joint"), context.target.profile)[0], context.dense.info)
+    return joint_space(context)
 
 
 def measured(effects: Effects, chosen: dict[int, int]) -> Part:

@@ -10,12 +10,10 @@ import pytest
 from autocompress.core.constraint import parse_constraint
 from autocompress.core.metric import Metric
 from autocompress.core.model_info import BlockInfo
-from autocompress.core.rules import build_space, load_rules
 from autocompress.core.space import Space, Vector
-from autocompress.proxy.context import Context, Effort
+from autocompress.proxy.context import Context
 from autocompress.proxy.cost import cost_of_plan
 from autocompress.proxy.sensitivity import Effect, Effects, Meter, Sensitivity
-from autocompress.run.adapt import adapt_rules
 from autocompress.run.limits import limits_of
 from autocompress.search import planned as planning
 from autocompress.search.descent import descents_of
@@ -25,8 +23,7 @@ from autocompress.search.planned import Planner
 from autocompress.search.record import Objective, Record
 from autocompress.search.recovery import expected_rest, recovery_of, rest_kind
 from autocompress.search.structures import ratio_at, structure_groups, uniform_structures
-from autocompress.targets.profile import load_target
-from tests.nets import make_task
+from tests.search.nano import joint_space, nano_context
 
 OBJECTIVES = (Objective("accuracy", True), Objective("size_bytes", False), Objective("latency_ms", False))
 COUNT = 8
@@ -72,14 +69,12 @@ def tried(number: int, vector: Vector, lost: float) -> Record:
 
 @pytest.fixture(scope="module")
 def context() -> Context:
-    target = load_target("jetson-nano")
-    return Context(make_task("senet", steps=20), target, "fp16", Effort(2, 64), shares=(1.0, 0.5))
+    return nano_context("senet", (1.0, 0.5))
 
 
 @pytest.fixture(scope="module")
 def space(context: Context) -> Space:
-    rules = adapt_rules(load_rules("joint"), context.target.profile)[0]
-    return build_space(rules, context.dense.info)
+    return joint_space(context)
 
 
 @pytest.fixture(scope="module")
