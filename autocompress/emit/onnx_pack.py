@@ -94,21 +94,16 @@ class _Form(NamedTuple):
 
     Attributes:
         is_integer: An integer kernel reads them.
-        zero: The code of 0.0; None where it differs between channels, and for floats.
         alone: The name of a weight that is unpacked by itself.
     """
 
     bits: int
     is_integer: bool
-    zero: int | None
     alone: str
 
 
 def _form(stored: StoredWeight, name: str) -> _Form:
-    zero = stored.zero_point
-    same = int(zero[0]) if stored.quantized and bool((zero == zero[0]).all()) else None
-    alone = "" if stored.values.numel() <= _SMALL else name
-    return _Form(stored.bits, stored.input_scale is not None, same, alone)
+    return _Form(stored.bits, stored.input_scale is not None, "" if stored.values.numel() <= _SMALL else name)
 
 
 def _is_plain(stored: StoredWeight) -> bool:
@@ -130,27 +125,29 @@ def _add_plain(parts: GraphParts, stored: StoredWeight, output: str) -> None:
 
 def _add_packed(parts: GraphParts, form: _Form, is_sparse: bool, group: Mapping[str, StoredWeight]) -> None:
     weights, mask = list(group.values()), ""
+    zeros = torch.cat([stored.zero_point for stored in weights])
+    zero = int(zeros[0]) if len(zeros) and bool((zeros == zeros[0]).all()) else None
     flat = np.concatenate([stored.values.numpy().ravel() for stored in weights])
     if is_sparse:
         values, mask = _expanded(parts, flat, np.concatenate(list(map(_nonzero, weights))), form.bits)
     else:
         values = _unpacked(parts, flat, form.bits)
-    if form.zero is not None:
-        values = parts.add("Sub", [values, parts.constant(np.array(form.zero, np.int32))])
+    if zero is not None:
+        values = parts.add("Sub", [values, parts.constant(np.array(zero, np.int32))])
         values = parts.add("Mul", [values, mask]) if mask else values
     # An integer kernel reads int8 around zero.
-    is_ready = form.is_integer and form.zero is not None
+    is_ready = form.is_integer and zero is not None
     if form.bits < 32:
         values = parts.add("Cast", [values], to=TensorProto.INT8 if is_ready else TensorProto.FLOAT)
-    if mask and form.zero is None:
+    if mask and zero is None:
         mask = parts.add("Cast", [mask], to=TensorProto.FLOAT)
     if form.bits > 8:
         _split(parts, parts.add("Mul", [values, mask]), weights, list(group))
         return
     codes = _split(parts, values, weights)
-    if form.zero is None:
-        zeros = _vectors(parts, weights, [stored.zero_point for stored in weights])
-        codes = [parts.add("Sub", pair) for pair in zip(codes, zeros, strict=True)]
+    if zero is None:
+        own = _vectors(parts, weights, [stored.zero_point for stored in weights])
+        codes = [parts.add("Sub", pair) for pair in zip(codes, own, strict=True)]
         if mask:
             codes = [parts.add("Mul", pair) for pair in zip(codes, _split(parts, mask, weights), strict=True)]
         if form.is_integer:
