@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from autocompress.core.codec import bit_parts, pack_bitmask, pack_bits
+from autocompress.core.codec import bit_parts, bitmask_bytes, pack_bitmask, pack_bits, packed_bytes
 from autocompress.emit.fold import StoredWeight
 
 Array = NDArray[np.generic]
@@ -57,13 +57,13 @@ class GraphParts:
         self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: int | str | list[int]
     ) -> str:
         """Appends a node with one output and returns the output's name."""
-        output = output or self._fresh()
-        self.nodes.append(helper.make_node(op, list(inputs), [output], None, None, None, None, **attributes))
-        return output
+        return self._append(op, inputs, [output or self._fresh()], attributes)[0]
 
     def add_many(self, op: str, inputs: Sequence[str], count: int, **attributes: int) -> list[str]:
         """Appends a node with several outputs and returns their names."""
-        outputs = [self._fresh() for _ in range(count)]
+        return self._append(op, inputs, [self._fresh() for _ in range(count)], attributes)
+
+    def _append(self, op: str, inputs: Sequence[str], outputs: list[str], attributes: Mapping[str, Any]) -> list[str]:
         self.nodes.append(helper.make_node(op, list(inputs), outputs, None, None, None, None, **attributes))
         return outputs
 
@@ -278,7 +278,7 @@ def sparse_weights(weights: Mapping[str, StoredWeight]) -> set[str]:
     saving: dict[_Form, dict[str, int]] = {}
     for name, stored in weights.items():
         kept, total = int(_nonzero(stored).sum()), stored.values.numel()
-        saved = (total - kept) * stored.bits // 8 - total // 8 - _EACH
+        saved = packed_bytes(total, stored.bits) - bitmask_bytes(total, kept, stored.bits) - _EACH
         if saved > 0:
             saving.setdefault(_form(stored, name), {})[name] = saved
     return {name for saved in saving.values() if sum(saved.values()) > _EXPANDING for name in saved}

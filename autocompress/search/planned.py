@@ -261,8 +261,6 @@ class Planner:
 
 
 def _taken_apart(effects: Effects, vectors: Sequence[Vector], base: Mapping[int, int]) -> dict[Vector, Part]:
-    """Plans measured as wholes, and what their bits and a smaller input have of the loss."""
-    space = effects.space
     """Plans measured as wholes, and what a smaller input and their bits have of the loss."""
     space = effects.space
     # One after the other, since those of the same size share their cuts.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -41,9 +42,7 @@ def stored(
     scale = torch.randn(count, generator=generator)
     codes = torch.randint(0 if input_scale is None or bits < 8 else 1, 2**bits, shape, generator=generator)
     found = StoredWeight(codes.to(torch.uint8), bits, scale, zero, axis, input_scale)
-    return StoredWeight(
-        torch.where(gone, found.along_axis(zero).expand(shape), found.values), bits, scale, zero, axis, input_scale
-    )
+    return replace(found, values=torch.where(gone, found.along_axis(zero).expand(shape), found.values))
 
 
 def computed(weights: dict[str, StoredWeight]) -> tuple[list[np.ndarray], GraphParts, int]:
