@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import moocore
 import numpy as np
+from numpy.typing import NDArray
+
+Points = Sequence[Sequence[float]] | NDArray[np.float64]
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -18,7 +21,7 @@ def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
     return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
 
 
-def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
+def non_dominated(points: Points) -> list[int]:
     """Indices, ascending, of the points that no other point dominates; of equal points the first one is kept.
 
     Raises:
@@ -29,18 +32,11 @@ def non_dominated(points: Sequence[Sequence[float]]) -> list[int]:
     values = np.asarray(points, dtype=np.float64)
     if values.ndim != 2 or np.isnan(values).any():
         raise ValueError(f"points of shape {list(values.shape)} hold a NaN or are not [points, objectives]")
-    # In lexicographic order nothing that comes later can dominate, so each point meets only the front so far.
-    order = np.lexsort((np.arange(len(values)), *values.T[::-1]))
-    front = np.empty_like(values)
-    kept: list[int] = []
-    for index in order:
-        if not (front[: len(kept)] <= values[index]).all(axis=1).any():
-            front[len(kept)] = values[index]
-            kept.append(int(index))
-    return sorted(kept)
+    found: list[int] = np.flatnonzero(moocore.is_nondominated(values, keep_weakly=False)).tolist()
+    return found
 
 
-def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+def hypervolume(points: Points, reference: Sequence[float]) -> float:
     """Volume that `points` dominate below `reference`; a point that does not dominate the reference adds nothing.
 
     Raises:

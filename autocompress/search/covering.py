@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from autocompress.core.pareto import hypervolume, non_dominated
 
@@ -15,6 +17,8 @@ _WORST_COST = 1.25
 _LEAST_RATIO = 1e-9
 # A plan that adds less to the volume adds nothing.
 _LEAST_GAIN = 1e-9
+# Coordinates, [expectations, plans, objectives]: a plan stands where each expectation has it.
+Points = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -48,38 +52,68 @@ class Scale:
     worst_lost: float
     blur: float
 
-    def coordinates(self, place: Place) -> tuple[float, ...]:
-        """Less is better: 1 where `worst_lost` is lost, 1 for the dense model's costs."""
-        loss = math.sqrt((max(0.0, place.lost) + self.blur) / (self.worst_lost + self.blur))
-        logs = (math.log(max(place.ratios.get(cost, 1.0), _LEAST_RATIO)) for cost in self.costs)
-        return (min(1.0, loss), *(min(_WORST_COST, 1.0 + log / _RATIO_SCALE) for log in logs))
+    def points(self, lost: NDArray[np.float64], ratios: Sequence[Mapping[str, float]]) -> Points:
+        """Coordinates; less is better: 1 where `worst_lost` is lost, 1 for the dense model's costs.
 
-    def volume(self, coordinates: Sequence[tuple[float, ...]]) -> float:
-        """Hypervolume that is dominated."""
-        return hypervolume(coordinates, [1.0, *[_WORST_COST] * len(self.costs)])
+        Args:
+            lost: Shares of the dense accuracy, [expectations, plans].
+            ratios: Of the plans, by cost.
+        """
+        loss = np.sqrt((np.maximum(0.0, lost) + self.blur) / (self.worst_lost + self.blur))
+        shares = np.array([[one.get(cost, 1.0) for cost in self.costs] for one in ratios])
+        logs = np.log(np.maximum(shares.reshape(len(ratios), len(self.costs)), _LEAST_RATIO))
+        costs = np.minimum(_WORST_COST, 1.0 + logs / _RATIO_SCALE)
+        return np.concatenate(
+            [np.minimum(1.0, loss)[..., np.newaxis], np.broadcast_to(costs, (*lost.shape, len(self.costs)))], axis=-1
+        )
+
+    def of(self, places: Sequence[Place]) -> Points:
+        """Coordinates of places, as a single expectation."""
+        return self.points(np.array([[place.lost for place in places]]), [place.ratios for place in places])
+
+    def volume(self, points: NDArray[np.float64]) -> float:
+        """Hypervolume that points [plans, objectives] dominate."""
+        return hypervolume(points, [1.0, *[_WORST_COST] * len(self.costs)])
 
 
-def covering(candidates: Sequence[Place], tried: Sequence[Place], scale: Scale, count: int) -> list[int]:
+def covering(candidates: Points, tried: Points, scale: Scale, count: int) -> list[int]:
     """Greedily, at most `count` candidates that add most hypervolume to the dense model and what was tried, if any.
 
     What a candidate adds only shrinks when others are chosen, so that it is computed again only while it is the best.
+
+    Args:
+        candidates: By expectation; what a candidate adds is the mean over them.
+        tried: By expectation too.
+        scale: Of the points.
+        count: How many.
     """
-    points = [scale.coordinates(place) for place in candidates]
-    ready = [scale.coordinates(place) for place in (Place(0.0, {}), *tried)]
-    covered = scale.volume(ready)
-    left = [(covered - scale.volume([*ready, points[index]]), index) for index in non_dominated(points)]
+    dense = scale.of([Place(0.0, {})])[0]
+    ready = [_front(np.concatenate([dense, points])) for points in tried]
+
+    def gain(index: int) -> float:
+        added = (
+            scale.volume(np.vstack([points, own[index]])) - scale.volume(points)
+            for points, own in zip(ready, candidates, strict=True)
+        )
+        return sum(added) / len(ready)
+
+    seen = {index for points in candidates for index in non_dominated(points)}
+    left = [(-gain(index), index) for index in sorted(seen)]
     heapq.heapify(left)
     chosen: list[int] = []
     while left and len(chosen) < count:
         _, best = left[0]
-        now = covered - scale.volume([*ready, points[best]])
+        now = -gain(best)
         if len(left) > 1 and (now, best) > min(left[1:3]):
             heapq.heapreplace(left, (now, best))
             continue
         if now >= -_LEAST_GAIN:
             break
         heapq.heappop(left)
-        covered -= now
         chosen.append(best)
-        ready.append(points[best])
+        ready = [_front(np.vstack([points, own[best]])) for points, own in zip(ready, candidates, strict=True)]
     return chosen
+
+
+def _front(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    return points[non_dominated(points)]

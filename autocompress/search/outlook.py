@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autocompress.core.pareto import non_dominated
 from autocompress.core.space import Space, Vector
-from autocompress.search.covering import Place, Scale, covering
+from autocompress.search.covering import Scale, covering
 from autocompress.search.parts import SIZES, Part, places_of, vector_of
-from autocompress.search.recovery import Recovery, Trained, expected_rest, recovery_of
+from autocompress.search.recovery import Trained, expected_rest, recoveries_of
 
 # A plan that loses more than this share of the accuracy in a trial covers nothing: of what ResNet-20 on CIFAR-10 loses
 # there three tenths are left after its final training, and a fiftieth of the accuracy is the most that counts then.
@@ -29,6 +28,9 @@ _REACH = 8.0
 _LEAP = 0.5
 # Where limits leave only plans that lose more than `WORST_LOST`, those that lose up to so many times the best count.
 _ROOM = 2.0
+# So many laws are taken as likely beside the one that suits trials best: where little is known of what training brings
+# back, plans that would be worth it under any of them are measured, and those worth most on the whole are tried.
+_DRAWS = 8
 # Costs of plans that were not measured are guessed; what seems to pass a limit by so much may keep to it.
 _GUESSED = 1.1
 # Losses below this share of what a model that knows nothing loses are all alike.
@@ -52,48 +54,54 @@ class Outlook:
         tried: Sequence[Tried],
         chance: float,
         costs: Sequence[str],
-        asked: Sequence[str],
         samples: int,
         limits: Mapping[str, float] | None = None,
     ) -> None:
-        """Fits the law.
+        """Fits the laws.
 
         Args:
             space: Of the plans.
             tried: May be empty.
             chance: Loss of a model that knows nothing.
             costs: That count; none where all that counts is accuracy.
-            asked: Those of them that were asked for.
             samples: How many a trial's accuracy is of.
             limits: By cost, the share of the dense model's that is allowed, where plans are limited in any way.
         """
         self._space, self._is_limited, self._limits = space, limits is not None, limits or {}
         self._chance = max(chance, 1e-12)
         blur = _STANDARD_ERRORS * math.sqrt(_TYPICAL_ACCURACY * (1.0 - _TYPICAL_ACCURACY) / max(1, samples))
-        self._scale, self._asked = Scale(tuple(costs), WORST_LOST, blur), tuple(asked)
-        self._tried = [one.part for one in tried]
+        self._scale = Scale(tuple(costs), WORST_LOST, blur)
         self._sizes = set(places_of(space, SIZES))
-        self._ready = [self._place(one.lost, one.part) for one in tried]
+        self._tried = [one.part for one in tried]
+        true = np.array([one.lost for one in tried], dtype=np.float64)
+        self._stays = true * self._weights(self._tried)
         self._least = self._reachable()
-        self._law: Recovery = recovery_of([Trained(*self._known(one.part), one.lost) for one in tried])
-        expected = [self._law.lost(*self._known(one.part)) for one in tried]
-        self._beside = np.array(
-            [math.log((max(0.0, t.lost) + blur) / (law + blur)) for t, law in zip(tried, expected, strict=True)]
-        )
+        known = self._known(self._tried)
+        rows = np.column_stack([known, true]).tolist()
+        self._laws = recoveries_of([Trained._make(row) for row in rows], _DRAWS)
+        expected = np.array([law.lost(*known.T) for law in self._laws])
+        self._beside = np.log((np.maximum(0.0, true) + blur) / (expected + blur))
 
     def reached(self, count: int) -> list[Part]:
         """At most `count` of the plans that were tried: those that cover most."""
         within = [index for index, part in enumerate(self._tried) if self.is_within(part)]
-        places = [self._ready[index] for index in within]
-        return [self._tried[within[index]] for index in self._covering(places, [], count)]
+        tried = [self._tried[index] for index in within]
+        return self._covering(tried, self._stays[np.newaxis, within], [], np.empty((1, 0)), count)
 
     def lost(self, parts: Sequence[Part]) -> list[float]:
-        """The shares of the accuracy that trials are expected to lose."""
-        expected = np.array([self._law.lost(*self._known(part)) for part in parts])
+        """The shares of the accuracy that trials are expected to lose, by the law that suits best."""
+        found: list[float] = self._lost(parts)[0].tolist()
+        return found
+
+    def _lost(self, parts: Sequence[Part]) -> NDArray[np.float64]:
+        """The same by every law, [laws, parts]."""
+        known = self._known(parts)
+        expected = np.array([law.lost(*known.T) for law in self._laws])
         if len(self._tried) and len(parts):
             beside, blur = self._told_beside(parts, self._tried, self._beside), self._scale.blur
             expected = (expected + blur) * np.exp(beside) - blur
-        return [float(min(1.0, max(0.0, lost))) for lost in expected]
+        found: NDArray[np.float64] = np.clip(expected, 0.0, 1.0)
+        return found
 
     def corrected(
         self, parts: Mapping[Vector, Part], guessed: Sequence[Part], measured: Sequence[Part | None]
@@ -115,12 +123,12 @@ class Outlook:
     def _told_beside(
         self, parts: Sequence[Part], others: Sequence[Part], told: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """What the nearest of some other parts told, the less the more decisions differ."""
+        """What the nearest of some other parts told, [..., others], the less the more decisions differ."""
         vectors = self._matrix(parts)
         apart = np.stack([(vectors != one).sum(axis=1) for one in self._matrix(others)], axis=1)
         nearest = apart.argmin(axis=1)
         weights = np.exp(-apart[np.arange(len(parts)), nearest] / _REACH)
-        found: NDArray[np.float64] = weights * told[nearest]
+        found: NDArray[np.float64] = weights * told[..., nearest]
         return found
 
     def best(self, parts: Sequence[Part], count: int, coming: Sequence[Part] = ()) -> list[Part]:
@@ -132,24 +140,31 @@ class Outlook:
             coming: Parts that are being tried, taken to end where they are expected.
         """
         near = [part for part in parts if self._is_near(part) and self.is_within(part)]
-        ready = [*self._ready, *self._expected(coming)]
-        places = self._expected(near)
-        left = self._unbeaten(places, ready)
-        return [near[left[index]] for index in self._covering([places[index] for index in left], ready, count)]
+        known = np.broadcast_to(self._stays, (len(self._laws), len(self._tried)))
+        ready = np.hstack([known, self._stays_of(coming)])
+        return self._covering(near, self._stays_of(near), [*self._tried, *coming], ready, count)
 
-    def _unbeaten(self, places: Sequence[Place], ready: Sequence[Place]) -> list[int]:
-        """The places that no other beats in all that was asked for: none is tried for its work alone."""
-        if not self._asked:
-            return list(range(len(places)))
-        asked = replace(self._scale_of(places), costs=self._asked)
-        found = non_dominated([asked.coordinates(place) for place in (*places, *ready)])
-        return [index for index in found if index < len(places)]
+    def _stays_of(self, parts: Sequence[Part]) -> NDArray[np.float64]:
+        """What counts as lost of what trials are expected to lose, [laws, parts]."""
+        return self._lost(parts) * self._weights(parts)
 
-    def _covering(self, places: Sequence[Place], ready: Sequence[Place], count: int) -> Sequence[int]:
-        """Those that cover most; where nothing is to be saved, those that lose least."""
+    def _covering(
+        self,
+        parts: Sequence[Part],
+        stays: NDArray[np.float64],
+        beside: Sequence[Part],
+        beside_stays: NDArray[np.float64],
+        count: int,
+    ) -> list[Part]:
+        """Those that cover most beside others; where nothing is to be saved, those that lose least."""
         if not self._scale.costs:
-            return sorted(range(len(places)), key=lambda index: places[index].lost)[:count]
-        return covering(places, ready, self._scale_of(places), count)
+            return [parts[index] for index in np.argsort(stays.mean(axis=0), kind="stable")[:count]]
+        scale = self._scale_of(stays[0])
+        points, ready = (
+            scale.points(lost, [part.ratios for part in each])
+            for each, lost in ((parts, stays), (beside, beside_stays))
+        )
+        return [parts[index] for index in covering(points, ready, scale, count)]
 
     def _is_near(self, part: Part) -> bool:
         return all(part.ratios.get(cost, 1.0) >= least for cost, least in self._least.items())
@@ -158,33 +173,27 @@ class Outlook:
         """Whether a part seems to keep to the limits."""
         return all(part.ratios.get(cost, 1.0) <= _GUESSED * most for cost, most in self._limits.items())
 
-    def _scale_of(self, places: Sequence[Place]) -> Scale:
-        """What counts among some places: where limits leave nothing better, also what loses much."""
-        if not self._is_limited or not places:
+    def _scale_of(self, stays: NDArray[np.float64]) -> Scale:
+        """What counts among plans that lose so much: where limits leave nothing better, also what loses much."""
+        if not self._is_limited or not len(stays):
             return self._scale
-        least = min(place.lost for place in places)
-        return replace(self._scale, worst_lost=max(self._scale.worst_lost, _ROOM * least))
-
-    def _expected(self, parts: Sequence[Part]) -> list[Place]:
-        """Where trials of parts are expected to end."""
-        return [self._place(lost, part) for lost, part in zip(self.lost(parts), parts, strict=True)]
+        return replace(self._scale, worst_lost=max(self._scale.worst_lost, _ROOM * float(stays.min())))
 
     def _reachable(self) -> dict[str, float]:
         """By cost, the share that a plan has to leave; nothing before there were trials."""
-        good = [place for place in self._ready if place.lost <= WORST_LOST]
-        least = {cost: min(place.ratios.get(cost, 1.0) for place in good) for cost in self._scale.costs if good}
+        good = [part for part, lost in zip(self._tried, self._stays, strict=True) if lost <= WORST_LOST]
+        least = {cost: min(part.ratios.get(cost, 1.0) for part in good) for cost in self._scale.costs if good}
         return {cost: _LEAP * min(share, self._limits.get(cost, 1.0)) for cost, share in least.items()}
 
-    def _place(self, lost: float, part: Part) -> Place:
-        """Where a part stands; where more stays lost than of other plans, more counts as lost."""
-        if not self._sizes.isdisjoint(part.chosen):
-            lost *= expected_rest("resolution") / expected_rest("")
-        return Place(lost, part.ratios)
+    def _weights(self, parts: Sequence[Part]) -> NDArray[np.float64]:
+        """What counts of a loss: where more stays lost than of other plans, more."""
+        smaller = expected_rest("resolution") / expected_rest("")
+        return np.array([1.0 if self._sizes.isdisjoint(part.chosen) else smaller for part in parts])
 
-    def _known(self, part: Part) -> tuple[float, float, float, float]:
-        """What the law is of: the losses of cuts, of rounding and of a smaller input, and the weights that are left."""
-        cuts, rounding, shrinking = (loss / self._chance for loss in (part.cuts, part.rounding, part.shrinking))
-        return cuts, rounding, shrinking, part.ratios.get("params", 1.0)
+    def _known(self, parts: Sequence[Part]) -> NDArray[np.float64]:
+        """What a law is of, [parts, 4]: the losses of cuts, rounding and a smaller input, and the weights left."""
+        rows = [(part.cuts, part.rounding, part.shrinking, part.ratios.get("params", 1.0)) for part in parts]
+        return np.array(rows).reshape(-1, 4) / [self._chance, self._chance, self._chance, 1.0]
 
     def _matrix(self, parts: Sequence[Part]) -> NDArray[np.int8]:
         return np.array([vector_of(self._space, part.chosen) for part in parts], dtype=np.int8)

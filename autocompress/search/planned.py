@@ -101,10 +101,9 @@ class Planner:
         limited = limits.shares if limits is not None else {}
         self._effects, self._options, self._blocks, self._objectives = effects, options, blocks, objectives
         space, named = effects.space, [o.name for o in objectives if o.name in options.dense.costs]
-        # Work counts beside what is to be saved: of two plans that cost the same, the one that does less trains longer.
+        # Where no table has what is to be saved, there is likely less of it where there is less work.
         is_saving = any(one.name != "accuracy" for one in objectives)
-        self._costs = list(dict.fromkeys([*named, "macs"])) if is_saving else []
-        self._asked = named
+        self._costs = (named or ["macs"]) if is_saving else []
         # What it is worth to give up for accuracy.
         self._saved = sorted({*self._costs, *limited}) or ["macs"]
         self._base = base_of(effects, options)
@@ -224,7 +223,7 @@ class Planner:
             tried = [Tried(part, lost_share(accuracy, done[vector], self._dense)) for vector, part in wholes.items()]
         limits = None if self._limits is None else self._limits.shares
         chance = self._options.chance
-        return Outlook(self._effects.space, tried, chance, self._costs, self._asked, self._samples, limits)
+        return Outlook(self._effects.space, tried, chance, self._costs, self._samples, limits)
 
     def _measure_best(self, parts: dict[Vector, Part], gone: Collection[Vector], outlook: Outlook, count: int) -> None:
         """Measures the best of the parts, since they add up only roughly: more are than are wanted.

@@ -21,6 +21,7 @@ _BOUNDS = (np.array([-10.0, 0.05, 0.0, -5.0, -6.0]), np.array([1.0, 2.0, 2.0, 1.
 # Of the root of a lost share; trials that lie further off are exceptions.
 _NOISE = 0.03
 _LEAST_LOSS = 1e-6
+Numbers = float | NDArray[np.float64]
 # What a final training leaves of what a short one lost: after one as long as was asked for, and at least. It falls
 # with the steps, whatever was lost: of ResNet-20 on CIFAR-10, with 704 steps asked for, 0.74 and 0.86 were left after
 # 120 and 156, 0.58 to 0.42 after 311 to 359, 0.35 and 0.26 after 647 and 683, 0.16 to 0.25 after 1,000 and more. Bits
@@ -66,10 +67,11 @@ class Recovery:
     ease: float
     size_ease: float
 
-    def lost(self, cuts: float, rounding: float, shrinking: float, params: float) -> float:
+    def lost(self, cuts: Numbers, rounding: Numbers, shrinking: Numbers, params: Numbers) -> NDArray[np.float64]:
         """The share of the dense accuracy that is lost after a trial's training, 1 at most."""
-        loss = max(cuts + self.ease * rounding + self.size_ease * shrinking, _LEAST_LOSS)
-        return float(min(1.0, self.factor * loss**self.power / params**self.need))
+        counted = np.asarray(cuts) + self.ease * np.asarray(rounding) + self.size_ease * np.asarray(shrinking)
+        grown = self.factor * np.maximum(counted, _LEAST_LOSS) ** self.power
+        return np.minimum(1.0, grown / np.asarray(params) ** self.need)
 
 
 def rest_kind(changed: Collection[str]) -> str:
@@ -92,6 +94,17 @@ def expected_rest(kind: str, length: float = 1.0) -> float:
 
 def recovery_of(tried: Sequence[Trained]) -> Recovery:
     """The law that trials follow; where there are few, the one that others followed counts as well."""
+    return recoveries_of(tried, 0)[0]
+
+
+def recoveries_of(tried: Sequence[Trained], draws: int) -> list[Recovery]:
+    """The law that trials follow, and others that they leave likely.
+
+    Args:
+        tried: May be few: then the law that others followed counts as well.
+        draws: How many others, an even number; they are drawn in pairs around the first, from the normal distribution
+            with its curvature.
+    """
     data = np.array(tried, dtype=np.float64).reshape(-1, 5)
     cuts, rounding, shrinking, params = *data.T[:3], np.log(data[:, 3])
     roots = np.sqrt(np.maximum(data[:, 4], 0.0))
@@ -102,5 +115,12 @@ def recovery_of(tried: Sequence[Trained]) -> Recovery:
         predicted = np.exp(np.minimum(0.0, at[0] + at[1] * loss - at[2] * params) / 2.0)
         return np.concatenate([(predicted - roots) / _NOISE, (at - _EXPECTED) / _SPREAD])
 
-    factor, power, need, ease, size_ease = least_squares(residuals, _EXPECTED, loss="soft_l1", bounds=_BOUNDS).x
-    return Recovery(float(np.exp(factor)), float(power), float(need), float(np.exp(ease)), float(np.exp(size_ease)))
+    found = least_squares(residuals, _EXPECTED, loss="soft_l1", bounds=_BOUNDS)
+    half = np.random.default_rng(0).standard_normal((draws // 2, len(_EXPECTED)))
+    beside = half @ np.linalg.inv(np.linalg.cholesky(found.jac.T @ found.jac))
+    return [_law(np.clip(at, *_BOUNDS)) for at in (found.x, *(found.x + beside), *(found.x - beside))]
+
+
+def _law(at: NDArray[np.float64]) -> Recovery:
+    factor, power, need, ease, size_ease = at.tolist()
+    return Recovery(math.exp(factor), power, need, math.exp(ease), math.exp(size_ease))

@@ -9,26 +9,30 @@ def place(lost: float, size: float, latency: float = 1.0) -> Place:
     return Place(lost, {"size_bytes": size, "latency_ms": latency})
 
 
+def chosen_of(candidates: list[Place], tried: list[Place], count: int) -> list[int]:
+    return covering(SCALE.of(candidates), SCALE.of(tried), SCALE, count)
+
+
 def test_what_adds_most_comes_first() -> None:
     candidates = [place(0.01, 0.9), place(0.01, 0.2), place(0.06, 0.15)]
-    assert covering(candidates, [], SCALE, 3) == [1, 2]
-    assert covering(candidates, [], SCALE, 1) == [1]
+    assert chosen_of(candidates, [], 3) == [1, 2]
+    assert chosen_of(candidates, [], 1) == [1]
 
 
 def test_beside_what_was_tried_only_what_is_new_counts() -> None:
     candidates = [place(0.01, 0.2), place(0.02, 0.1)]
-    assert covering(candidates, [place(0.005, 0.19)], SCALE, 2) == [1]
-    assert covering(candidates, [place(0.005, 0.05)], SCALE, 2) == []
+    assert chosen_of(candidates, [place(0.005, 0.19)], 2) == [1]
+    assert chosen_of(candidates, [place(0.005, 0.05)], 2) == []
 
 
 def test_what_loses_too_much_or_saves_nothing_covers_nothing() -> None:
-    assert covering([place(SCALE.worst_lost, 0.01), place(0.5, 0.001)], [], SCALE, 2) == []
-    assert covering([place(0.02, 1.0, 1.0)], [], SCALE, 1) == []
+    assert chosen_of([place(SCALE.worst_lost, 0.01), place(0.5, 0.001)], [], 2) == []
+    assert chosen_of([place(0.02, 1.0, 1.0)], [], 1) == []
 
 
 def test_a_plan_that_is_only_smaller_is_worth_something() -> None:
-    assert covering([place(0.02, 0.1, 1.2)], [], SCALE, 1) == [0]
+    assert chosen_of([place(0.02, 0.1, 1.2)], [], 1) == [0]
 
 
 def test_nothing_is_chosen_from_nothing() -> None:
-    assert covering([], [], SCALE, 3) == []
+    assert chosen_of([], [], 3) == []

@@ -25,7 +25,7 @@ def part(*places: int, loss: float = 0.1, size: float = 0.5, shrinking: float = 
 
 
 def outlook(*tried: Tried, samples: int = 5_000, most: float | None = None) -> Outlook:
-    return Outlook(SPACE, tried, 1.0, COSTS, COSTS, samples, None if most is None else {"size_bytes": most})
+    return Outlook(SPACE, tried, 1.0, COSTS, samples, None if most is None else {"size_bytes": most})
 
 
 def test_a_plan_next_to_one_that_was_tried_shares_its_luck() -> None:
@@ -99,7 +99,7 @@ def test_only_plans_within_a_limit_count_however_much_they_lose() -> None:
 def test_where_only_accuracy_counts_the_parts_that_lose_least_come_first() -> None:
     kept, worse = Tried(part(1, loss=0.02, size=0.4), 0.01), Tried(part(4, loss=0.2, size=0.2), 0.04)
     mild, strong, large = (part(2, loss=0.01, size=0.5), part(3, loss=0.3, size=0.1), part(5, loss=0.001, size=0.9))
-    found = Outlook(SPACE, [worse, kept], 1.0, (), (), 5_000, {"size_bytes": 0.5})
+    found = Outlook(SPACE, [worse, kept], 1.0, (), 5_000, {"size_bytes": 0.5})
     assert found.best([strong, large, mild], 3) == [mild, strong]
     assert found.best([strong, large, mild], 1, coming=[kept.part]) == [mild]
     assert found.reached(2) == [kept.part, worse.part]
@@ -135,19 +135,21 @@ def test_what_was_measured_corrects_the_guesses_beside_it() -> None:
     assert outlook().corrected(parts, [guess], [None]) == parts
 
 
-def test_no_plan_is_tried_for_its_work_alone() -> None:
+def test_no_plan_is_tried_for_what_was_not_asked_for() -> None:
     def working(place: int, loss: float, size: float, macs: float) -> Part:
         return Part({place: 1}, loss, {"size_bytes": size, "params": 1.0, "macs": macs})
 
     small, idle, smaller = working(1, 0.01, 0.5, 0.9), working(2, 0.02, 0.6, 0.2), working(3, 0.02, 0.4, 0.9)
-    for asked, found in ((COSTS, [small, smaller]), ((*COSTS, "macs"), [small, idle, smaller])):
-        best = Outlook(SPACE, [], 1.0, (*COSTS, "macs"), asked, 5_000).best([small, idle, smaller], 3)
+    for costs, found in ((COSTS, [small, smaller]), ((*COSTS, "macs"), [small, idle, smaller])):
+        best = Outlook(SPACE, [], 1.0, costs, 5_000).best([small, idle, smaller], 3)
         assert sorted(part.loss for part in best) == [part.loss for part in found]
         assert (idle in best) == (idle in found)
-    # Of those that none beats, the one that does less counts for more.
-    told = Outlook(SPACE, [], 1.0, (*COSTS, "macs"), COSTS, 5_000)
-    less = working(5, 0.019, 0.41, 0.3)
-    assert told.best([smaller, less], 1) == [less]
-    # What was tried beats as well.
-    tried = Tried(working(6, 0.001, 0.3, 0.9), 0.0)
-    assert Outlook(SPACE, [tried], 1.0, (*COSTS, "macs"), COSTS, 5_000).best([idle], 1) == []
+
+
+def test_what_is_worth_it_by_another_likely_law_counts_until_trials_have_told() -> None:
+    mild, strong = part(1, loss=0.01, size=0.5), part(2, loss=0.5, size=0.3)
+    assert outlook().lost([strong])[0] > WORST_LOST
+    assert outlook().best([mild, strong], 2) == [mild, strong]
+    told = [Tried(part(*range(10, 10 + n), loss=0.1 * n, size=0.5), 0.1 * (0.1 * n) ** 0.5) for n in range(1, 25)]
+    assert outlook(*told).lost([strong])[0] > WORST_LOST
+    assert strong not in outlook(*told).best([mild, strong], 2)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.search.recovery import Recovery, Trained, expected_rest, recovery_of, rest_kind
+from autocompress.search.recovery import Recovery, Trained, expected_rest, recoveries_of, recovery_of, rest_kind
 
 LAW = Recovery(0.05, 0.4, 0.6, 0.3, 0.2)
 PLANS = [(loss, params) for loss in (0.001, 0.01, 0.1, 0.5) for params in (1.0, 0.3, 0.05)]
@@ -67,6 +67,20 @@ def test_whatever_was_tried_more_loss_and_fewer_weights_are_never_better(tried: 
     least = law.lost(0.01, 0.0, 0.0, 1.0)
     assert 0.0 < least <= law.lost(0.1, 0.0, 0.0, 1.0) <= law.lost(0.1, 0.0, 0.0, 0.1) <= 1.0
     assert least <= min(law.lost(0.01, 0.1, 0.0, 1.0), law.lost(0.01, 0.0, 0.1, 1.0))
+
+
+def test_other_laws_are_as_far_apart_as_trials_leave_them() -> None:
+    plan = (0.1, 0.1, 0.0, 0.5)
+
+    def apart(tried: list[Trained]) -> float:
+        first, *others = [float(law.lost(*plan)) for law in recoveries_of(tried, 8)]
+        assert len(others) == 8
+        assert min(others) < first < max(others)
+        return max(others) / min(others)
+
+    assert apart([]) > 2.0
+    assert apart(trained(LAW)) < 1.4
+    assert recoveries_of(trained(LAW), 8) == recoveries_of(trained(LAW), 8)
 
 
 def test_what_was_changed_tells_what_training_leaves() -> None:
