@@ -8,7 +8,8 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-Points = Sequence[Sequence[float]] | NDArray[np.float64]
+# [points, objectives]
+Rows = Sequence[Sequence[float]] | NDArray[np.float64]
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -21,7 +22,7 @@ def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
     return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
 
 
-def non_dominated(points: Points) -> list[int]:
+def non_dominated(points: Rows) -> list[int]:
     """Indices, ascending, of the points that no other point dominates; of equal points the first one is kept.
 
     Raises:
@@ -32,11 +33,14 @@ def non_dominated(points: Points) -> list[int]:
     values = np.asarray(points, dtype=np.float64)
     if values.ndim != 2 or np.isnan(values).any():
         raise ValueError(f"points of shape {list(values.shape)} hold a NaN or are not [points, objectives]")
+    if not np.isfinite(values).all():
+        # Ranks have the same front; with three columns or more an infinity is not compared as one.
+        values = np.column_stack([np.unique(column, return_inverse=True)[1] for column in values.T]).astype(np.float64)
     found: list[int] = np.flatnonzero(moocore.is_nondominated(values, keep_weakly=False)).tolist()
     return found
 
 
-def hypervolume(points: Points, reference: Sequence[float]) -> float:
+def hypervolume(points: Rows, reference: Sequence[float]) -> float:
     """Volume that `points` dominate below `reference`; a point that does not dominate the reference adds nothing.
 
     Raises:

@@ -49,7 +49,7 @@ def telling(scaled: NDArray[np.float64], most: int) -> list[int]:
     """
     if len(scaled) <= most:
         return list(range(len(scaled)))
-    front = non_dominated(scaled.tolist())[-(most // 2) :]
+    front = non_dominated(scaled)[-(most // 2) :]
     others = sorted(set(range(len(scaled))).difference(front))
     return sorted([*front, *others[len(front) - most :]])
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from autocompress.core.pareto import hypervolume, non_dominated
 
 _RATIO_SCALE = 4.0
-# Costs count up to this: what is only smaller is not worthless for doing as much work as the dense model.
+# Costs count up to this: what is only smaller is not worthless for taking as long as the dense model.
 _WORST_COST = 1.25
 _LEAST_RATIO = 1e-9
 # A plan that adds less to the volume adds nothing.
@@ -67,7 +67,7 @@ class Scale:
             [np.minimum(1.0, loss)[..., np.newaxis], np.broadcast_to(costs, (*lost.shape, len(self.costs)))], axis=-1
         )
 
-    def of(self, places: Sequence[Place]) -> Points:
+    def points_of(self, places: Sequence[Place]) -> Points:
         """Coordinates of places, as a single expectation."""
         return self.points(np.array([[place.lost for place in places]]), [place.ratios for place in places])
 
@@ -87,18 +87,16 @@ def covering(candidates: Points, tried: Points, scale: Scale, count: int) -> lis
         scale: Of the points.
         count: How many.
     """
-    dense = scale.of([Place(0.0, {})])[0]
-    ready = [_front(np.concatenate([dense, points])) for points in tried]
+    dense = scale.points_of([Place(0.0, {})])[0]
+    ready = [_front(np.vstack([dense, points])) for points in tried]
+    covered = [scale.volume(points) for points in ready]
 
     def gain(index: int) -> float:
-        added = (
-            scale.volume(np.vstack([points, own[index]])) - scale.volume(points)
-            for points, own in zip(ready, candidates, strict=True)
-        )
-        return sum(added) / len(ready)
+        reached = (scale.volume(np.vstack([points, own[index]])) for points, own in zip(ready, candidates, strict=True))
+        return (sum(reached) - sum(covered)) / len(ready)
 
-    seen = {index for points in candidates for index in non_dominated(points)}
-    left = [(-gain(index), index) for index in sorted(seen)]
+    # Only what one other candidate beats in every expectation cannot be the best.
+    left = [(-gain(index), index) for index in non_dominated(np.concatenate(candidates, axis=-1))]
     heapq.heapify(left)
     chosen: list[int] = []
     while left and len(chosen) < count:
@@ -112,6 +110,7 @@ def covering(candidates: Points, tried: Points, scale: Scale, count: int) -> lis
         heapq.heappop(left)
         chosen.append(best)
         ready = [_front(np.vstack([points, own[best]])) for points, own in zip(ready, candidates, strict=True)]
+        covered = [scale.volume(points) for points in ready]
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""What plans are expected to lose in a trial: a law for all of them, and what the trials nearest to them showed."""
+"""What plans are expected to lose in a trial, by laws for all of them and what the trials nearest to them showed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from autocompress.core.space import Space, Vector
 from autocompress.search.covering import Scale, covering
 from autocompress.search.parts import SIZES, Part, places_of, vector_of
-from autocompress.search.recovery import Trained, expected_rest, recoveries_of
+from autocompress.search.recovery import expected_rest, recoveries_of
 
 # A plan that loses more than this share of the accuracy in a trial covers nothing: of what ResNet-20 on CIFAR-10 loses
 # there three tenths are left after its final training, and a fiftieth of the accuracy is the most that counts then.
@@ -28,8 +28,8 @@ _REACH = 8.0
 _LEAP = 0.5
 # Where limits leave only plans that lose more than `WORST_LOST`, those that lose up to so many times the best count.
 _ROOM = 2.0
-# So many laws are taken as likely beside the one that suits trials best: where little is known of what training brings
-# back, plans that would be worth it under any of them are measured, and those worth most on the whole are tried.
+# So many laws are taken as likely beside the one that suits trials best. What is measured, and what is tried, is what
+# adds most in the mean over all: where little is known of what training brings back, one law is a guess.
 _DRAWS = 8
 # Costs of plans that were not measured are guessed; what seems to pass a limit by so much may keep to it.
 _GUESSED = 1.1
@@ -77,8 +77,7 @@ class Outlook:
         self._stays = true * self._weights(self._tried)
         self._least = self._reachable()
         known = self._known(self._tried)
-        rows = np.column_stack([known, true]).tolist()
-        self._laws = recoveries_of([Trained._make(row) for row in rows], _DRAWS)
+        self._laws = recoveries_of(np.column_stack([known, true]), _DRAWS)
         expected = np.array([law.lost(*known.T) for law in self._laws])
         self._beside = np.log((np.maximum(0.0, true) + blur) / (expected + blur))
 
@@ -125,10 +124,12 @@ class Outlook:
     ) -> NDArray[np.float64]:
         """What the nearest of some other parts told, [..., others], the less the more decisions differ."""
         vectors = self._matrix(parts)
-        apart = np.stack([(vectors != one).sum(axis=1) for one in self._matrix(others)], axis=1)
-        nearest = apart.argmin(axis=1)
-        weights = np.exp(-apart[np.arange(len(parts)), nearest] / _REACH)
-        found: NDArray[np.float64] = weights * told[..., nearest]
+        least, nearest = np.full(len(parts), np.inf), np.zeros(len(parts), dtype=np.intp)
+        for index, other in enumerate(self._matrix(others)):
+            apart = (vectors != other).sum(axis=1)
+            is_nearer = apart < least
+            least[is_nearer], nearest[is_nearer] = apart[is_nearer], index
+        found: NDArray[np.float64] = np.exp(-least / _REACH) * told[..., nearest]
         return found
 
     def best(self, parts: Sequence[Part], count: int, coming: Sequence[Part] = ()) -> list[Part]:
@@ -140,8 +141,8 @@ class Outlook:
             coming: Parts that are being tried, taken to end where they are expected.
         """
         near = [part for part in parts if self._is_near(part) and self.is_within(part)]
-        known = np.broadcast_to(self._stays, (len(self._laws), len(self._tried)))
-        ready = np.hstack([known, self._stays_of(coming)])
+        tried = np.broadcast_to(self._stays, (len(self._laws), len(self._tried)))
+        ready = np.hstack([tried, self._stays_of(coming)])
         return self._covering(near, self._stays_of(near), [*self._tried, *coming], ready, count)
 
     def _stays_of(self, parts: Sequence[Part]) -> NDArray[np.float64]:
@@ -158,7 +159,7 @@ class Outlook:
     ) -> list[Part]:
         """Those that cover most beside others; where nothing is to be saved, those that lose least."""
         if not self._scale.costs:
-            return [parts[index] for index in np.argsort(stays.mean(axis=0), kind="stable")[:count]]
+            return [parts[index] for index in np.argsort(stays[0], kind="stable")[:count]]
         scale = self._scale_of(stays[0])
         points, ready = (
             scale.points(lost, [part.ratios for part in each])

@@ -101,9 +101,9 @@ class Planner:
         limited = limits.shares if limits is not None else {}
         self._effects, self._options, self._blocks, self._objectives = effects, options, blocks, objectives
         space, named = effects.space, [o.name for o in objectives if o.name in options.dense.costs]
-        # Where no table has what is to be saved, there is likely less of it where there is less work.
-        is_saving = any(one.name != "accuracy" for one in objectives)
-        self._costs = (named or ["macs"]) if is_saving else []
+        # Of what no table has there is likely less where there is less work.
+        others = [one.name for one in objectives if one.name not in ("accuracy", *named)]
+        self._costs = list(dict.fromkeys([*named, "macs"])) if others else named
         # What it is worth to give up for accuracy.
         self._saved = sorted({*self._costs, *limited}) or ["macs"]
         self._base = base_of(effects, options)

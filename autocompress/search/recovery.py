@@ -21,7 +21,6 @@ _BOUNDS = (np.array([-10.0, 0.05, 0.0, -5.0, -6.0]), np.array([1.0, 2.0, 2.0, 1.
 # Of the root of a lost share; trials that lie further off are exceptions.
 _NOISE = 0.03
 _LEAST_LOSS = 1e-6
-Numbers = float | NDArray[np.float64]
 # What a final training leaves of what a short one lost: after one as long as was asked for, and at least. It falls
 # with the steps, whatever was lost: of ResNet-20 on CIFAR-10, with 704 steps asked for, 0.74 and 0.86 were left after
 # 120 and 156, 0.58 to 0.42 after 311 to 359, 0.35 and 0.26 after 647 and 683, 0.16 to 0.25 after 1,000 and more. Bits
@@ -29,6 +28,8 @@ Numbers = float | NDArray[np.float64]
 # of the side 0.46 to 0.65 was left.
 _RESTS = {"resolution": (0.55, 0.4), "bits": (0.03, 0.15)}
 _REST = (0.3, 0.2)
+
+Numbers = float | NDArray[np.float64]
 
 
 class Trained(NamedTuple):
@@ -92,20 +93,15 @@ def expected_rest(kind: str, length: float = 1.0) -> float:
     return float(max(least, whole**length))
 
 
-def recovery_of(tried: Sequence[Trained]) -> Recovery:
-    """The law that trials follow; where there are few, the one that others followed counts as well."""
-    return recoveries_of(tried, 0)[0]
-
-
-def recoveries_of(tried: Sequence[Trained], draws: int) -> list[Recovery]:
+def recoveries_of(tried: Sequence[Trained] | NDArray[np.float64], draws: int) -> list[Recovery]:
     """The law that trials follow, and others that they leave likely.
 
     Args:
         tried: May be few: then the law that others followed counts as well.
         draws: How many others, an even number; they are drawn in pairs around the first, from the normal distribution
-            with its curvature.
+            with its curvature, as far as that stays within what a law may be.
     """
-    data = np.array(tried, dtype=np.float64).reshape(-1, 5)
+    data = np.asarray(tried, dtype=np.float64).reshape(-1, 5)
     cuts, rounding, shrinking, params = *data.T[:3], np.log(data[:, 3])
     roots = np.sqrt(np.maximum(data[:, 4], 0.0))
 
@@ -116,9 +112,20 @@ def recoveries_of(tried: Sequence[Trained], draws: int) -> list[Recovery]:
         return np.concatenate([(predicted - roots) / _NOISE, (at - _EXPECTED) / _SPREAD])
 
     found = least_squares(residuals, _EXPECTED, loss="soft_l1", bounds=_BOUNDS)
-    half = np.random.default_rng(0).standard_normal((draws // 2, len(_EXPECTED)))
-    beside = half @ np.linalg.inv(np.linalg.cholesky(found.jac.T @ found.jac))
-    return [_law(np.clip(at, *_BOUNDS)) for at in (found.x, *(found.x + beside), *(found.x - beside))]
+    # What has come to a bound stays there.
+    free = found.active_mask == 0
+    half = np.zeros((draws // 2, len(free)))
+    spread = np.linalg.inv(np.linalg.cholesky(found.jac[:, free].T @ found.jac[:, free]))
+    half[:, free] = np.random.default_rng(0).standard_normal(half.shape)[:, free] @ spread
+    return [_law(found.x + _within(found.x, step)) for step in (np.zeros(len(free)), *half, *-half)]
+
+
+def _within(start: NDArray[np.float64], step: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The step, shortened where it leaves the bounds: cut off in one number only, it would be no likely law."""
+    moves = step != 0.0
+    room = np.where(step > 0.0, _BOUNDS[1] - start, _BOUNDS[0] - start)
+    shortened: NDArray[np.float64] = step * min([1.0, *(room[moves] / step[moves])])
+    return shortened
 
 
 def _law(at: NDArray[np.float64]) -> Recovery:

@@ -71,7 +71,7 @@ class GaussianController:
 
     def _candidates(self, done: Sequence[Record], scaled: Array, rng: np.random.Generator) -> list[Vector]:
         """Half of them jittered, half of them the front with some decisions one option on or back."""
-        front = non_dominated(scaled.tolist())
+        front = non_dominated(scaled)
         found = [jittered(self.space, rng) for _ in range(_CANDIDATES // 2)]
         for _ in range(_CANDIDATES // 2):
             parent = done[int(rng.choice(front))].vector

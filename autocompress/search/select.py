@@ -79,8 +79,8 @@ def next_point(
         (expected(record).lost for record in (*candidates, *chosen, *(point.record for point in made))), default=0.0
     )
     scale = Scale(tuple(cost.name for cost in costs), max(_WORST_LOST, 2.0 * least), _BLUR)
-    points = scale.of([expected(record) for record in candidates])
-    best = covering(points, scale.of([*ready, *map(expected, chosen)]), scale, 1)
+    points = scale.points_of([expected(record) for record in candidates])
+    best = covering(points, scale.points_of([*ready, *map(expected, chosen)]), scale, 1)
     return candidates[best[0]] if best else None
 
 

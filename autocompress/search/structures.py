@@ -75,7 +75,9 @@ def structures_of(
     nearer = []
     for descent in descents:
         steps = [(ratio, found.get(vector_of(effects.space, chosen))) for ratio, chosen in descent.steps(_FIRST_LEVELS)]
-        known = [(ratio, outlook.lost([part])[0]) for ratio, part in steps if part is not None]
+        there = [(ratio, part) for ratio, part in steps if part is not None]
+        lost = outlook.lost([part for _, part in there])
+        known = [(ratio, share) for (ratio, _), share in zip(there, lost, strict=True)]
         nearer.append(replace(descent, least=ratio_at(WORST_LOST, known)) if known else descent)
     return (found | measure(choices(nearer, STRUCTURE_LEVELS))).values()
 

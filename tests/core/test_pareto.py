@@ -39,7 +39,11 @@ def test_front_equals_brute_force(points: list[tuple[int, ...]]) -> None:
 
 
 def test_front_takes_infinity_and_refuses_nan() -> None:
-    assert non_dominated([(math.inf, 1.0), (2.0, math.inf), (1.0, 1.0)]) == [2]
+    inf = math.inf
+    assert non_dominated([(inf, 1.0), (2.0, inf), (1.0, 1.0)]) == [2]
+    assert non_dominated([(inf, inf, 1.0), (inf, 1.0, 2.0)]) == [0, 1]
+    assert non_dominated([(inf, inf, 2.0, 1.0), (inf, inf, 0.0, 1.0)]) == [1]
+    assert non_dominated([(0.0, -inf, 2.0), (1.0, -inf, 0.0)]) == [0, 1]
     with pytest.raises(ValueError, match="NaN"):
         non_dominated([(math.nan, 1.0)])
 

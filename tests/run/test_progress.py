@@ -12,7 +12,7 @@ from autocompress.core.metric import Metric
 from autocompress.run.progress import Terminal
 from autocompress.search.record import Objective, Record
 
-LONG_LABEL = "planned, size 1/8.1, latency 1/1.3, macs 1/1.8, with a label that is longer than eighty columns"
+LONG_LABEL = "planned, size 1/8.1, latency 1/1.3, with a label of its own that is longer than eighty columns"
 
 
 def record(number: int, label: str, quality: float, size: int) -> Record:

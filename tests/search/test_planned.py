@@ -21,7 +21,7 @@ from autocompress.search.outlook import WORST_LOST
 from autocompress.search.parts import BITS, SIZES, Part, Prices, Table, base_of, based, places_of, vector_of
 from autocompress.search.planned import Planner
 from autocompress.search.record import Objective, Record
-from autocompress.search.recovery import expected_rest, recovery_of, rest_kind
+from autocompress.search.recovery import expected_rest, recoveries_of, rest_kind
 from autocompress.search.structures import ratio_at, structure_groups, uniform_structures
 from tests.search.nano import joint_space, nano_context
 
@@ -118,7 +118,7 @@ def test_nothing_is_done_inside_a_block_that_is_dropped(
 
 def test_no_plan_loses_more_than_can_be_brought_back(context: Context, effects: Effects, options: Sensitivity) -> None:
     planned = [v for _, v in planned_vectors(effects, options, context.dense.info.blocks, OBJECTIVES, (), 2 * COUNT)]
-    law, dense = recovery_of([]), options.dense
+    law, dense = recoveries_of([], 0)[0], options.dense
     bits, sizes = (set(places_of(effects.space, kinds)) for kinds in (BITS, SIZES))
     unrounded = [tuple(0 if place in bits else one for place, one in enumerate(vector)) for vector in planned]
     full = [tuple(0 if place in sizes else one for place, one in enumerate(vector)) for vector in unrounded]

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.search.recovery import Recovery, Trained, expected_rest, recoveries_of, recovery_of, rest_kind
+from autocompress.search.recovery import Recovery, Trained, expected_rest, recoveries_of, rest_kind
 
 LAW = Recovery(0.05, 0.4, 0.6, 0.3, 0.2)
 PLANS = [(loss, params) for loss in (0.001, 0.01, 0.1, 0.5) for params in (1.0, 0.3, 0.05)]
+
+
+def law_of(tried: Sequence[Trained]) -> Recovery:
+    return recoveries_of(tried, 0)[0]
 
 
 def trained(law: Recovery) -> list[Trained]:
@@ -17,7 +24,7 @@ def trained(law: Recovery) -> list[Trained]:
 
 
 def test_a_law_is_found_again_and_tells_plans_beyond_the_tried_ones() -> None:
-    found = recovery_of(trained(LAW))
+    found = law_of(trained(LAW))
     assert found.lost(1.0, 0.0, 0.0, 0.02) == pytest.approx(LAW.lost(1.0, 0.0, 0.0, 0.02), rel=0.25)
     assert found.need == pytest.approx(LAW.need, abs=0.1)
     assert found.ease == pytest.approx(LAW.ease, rel=0.25)
@@ -25,7 +32,7 @@ def test_a_law_is_found_again_and_tells_plans_beyond_the_tried_ones() -> None:
 
 
 def test_without_trials_losses_and_missing_weights_both_count() -> None:
-    law = recovery_of([])
+    law = law_of([])
     assert law.lost(0.01, 0.0, 0.0, 1.0) < law.lost(0.1, 0.0, 0.0, 1.0) < law.lost(0.1, 0.0, 0.0, 0.1) < 1.0
     for rounding, shrinking in ((0.09, 0.0), (0.0, 0.09)):
         told = law.lost(0.01, rounding, shrinking, 1.0)
@@ -39,21 +46,21 @@ def test_rounding_and_smaller_inputs_count_for_what_they_did_in_trials(kind: tup
 
     def taught(share: float) -> Recovery:
         others = (Trained(0.0, loss * kind[0], loss * kind[1], 1.0, 0.1 * (share * loss) ** 0.5) for loss in losses)
-        return recovery_of([*cuts, *others])
+        return law_of([*cuts, *others])
 
     easy, hard = taught(0.1), taught(1.0)
-    assert getattr(easy, ease) < getattr(recovery_of([]), ease) < getattr(hard, ease)
+    assert getattr(easy, ease) < getattr(law_of([]), ease) < getattr(hard, ease)
     assert easy.lost(0.0, 0.1 * kind[0], 0.1 * kind[1], 1.0) < easy.lost(0.1, 0.0, 0.0, 1.0)
 
 
 def test_a_single_exception_changes_little() -> None:
-    spoiled = recovery_of([*trained(LAW), Trained(0.02, 0.0, 0.0, 0.4, 0.8)])
+    spoiled = law_of([*trained(LAW), Trained(0.02, 0.0, 0.0, 0.4, 0.8)])
     assert spoiled.lost(0.02, 0.0, 0.0, 0.4) < 2.0 * LAW.lost(0.02, 0.0, 0.0, 0.4)
 
 
 def test_a_few_trials_move_the_law_towards_what_they_lost() -> None:
-    easy, hard = (recovery_of([Trained(0.1, 0.0, 0.0, 0.5, lost)] * 3) for lost in (0.005, 0.2))
-    assert easy.lost(0.1, 0.0, 0.0, 0.5) < recovery_of([]).lost(0.1, 0.0, 0.0, 0.5) < hard.lost(0.1, 0.0, 0.0, 0.5)
+    easy, hard = (law_of([Trained(0.1, 0.0, 0.0, 0.5, lost)] * 3) for lost in (0.005, 0.2))
+    assert easy.lost(0.1, 0.0, 0.0, 0.5) < law_of([]).lost(0.1, 0.0, 0.0, 0.5) < hard.lost(0.1, 0.0, 0.0, 0.5)
 
 
 @given(
@@ -63,7 +70,7 @@ def test_a_few_trials_move_the_law_towards_what_they_lost() -> None:
     )
 )
 def test_whatever_was_tried_more_loss_and_fewer_weights_are_never_better(tried: list[Trained]) -> None:
-    law = recovery_of(tried)
+    law = law_of(tried)
     least = law.lost(0.01, 0.0, 0.0, 1.0)
     assert 0.0 < least <= law.lost(0.1, 0.0, 0.0, 1.0) <= law.lost(0.1, 0.0, 0.0, 0.1) <= 1.0
     assert least <= min(law.lost(0.01, 0.1, 0.0, 1.0), law.lost(0.01, 0.0, 0.1, 1.0))
@@ -81,6 +88,17 @@ def test_other_laws_are_as_far_apart_as_trials_leave_them() -> None:
     assert apart([]) > 2.0
     assert apart(trained(LAW)) < 1.4
     assert recoveries_of(trained(LAW), 8) == recoveries_of(trained(LAW), 8)
+
+
+def test_no_other_law_contradicts_the_trials_where_one_number_has_come_to_its_bound() -> None:
+    # The more is cut the less is lost: the power goes as low as it may.
+    tried = [Trained(loss, 0.0, 0.0, 1.0, 0.04 - 0.02 * loss) for loss in np.linspace(0.01, 1.0, 30).tolist()]
+    first, *others = recoveries_of(tried, 8)
+    assert first.power == pytest.approx(0.05, abs=1e-3)
+    for law in others:
+        assert law.power == pytest.approx(first.power, abs=1e-3)
+        for one in tried:
+            assert law.lost(one.cuts, 0.0, 0.0, 1.0) == pytest.approx(first.lost(one.cuts, 0.0, 0.0, 1.0), rel=0.4)
 
 
 def test_what_was_changed_tells_what_training_leaves() -> None:
