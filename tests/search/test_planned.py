@@ -104,6 +104,15 @@ def test_plans_are_distinct_and_spread_from_little_to_much(
     assert len(planned_vectors(effects, options, blocks, OBJECTIVES, (), 3)) == 3
 
 
+def test_work_counts_only_where_no_table_has_what_was_asked_for(
+    context: Context, effects: Effects, options: Sensitivity
+) -> None:
+    memory = (*OBJECTIVES[:2], Objective("peak_memory_bytes", False))
+    for objectives, counting in ((OBJECTIVES, ["size", "latency"]), (memory, ["size", "macs"])):
+        [(label, _)] = picked(free(effects, options, context.dense.info.blocks, objectives), (), 1)
+        assert [part.split()[0] for part in label.split(", ")[1:]] == counting
+
+
 def test_nothing_is_done_inside_a_block_that_is_dropped(
     context: Context, space: Space, effects: Effects, options: Sensitivity
 ) -> None:
