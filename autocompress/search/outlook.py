@@ -161,10 +161,8 @@ class Outlook:
         if not self._scale.costs:
             return [parts[index] for index in np.argsort(stays[0], kind="stable")[:count]]
         scale = self._scale_of(stays[0])
-        points, ready = (
-            scale.points(lost, [part.ratios for part in each])
-            for each, lost in ((parts, stays), (beside, beside_stays))
-        )
+        points = scale.points(stays, [part.ratios for part in parts])
+        ready = scale.points(beside_stays, [part.ratios for part in beside])
         return [parts[index] for index in covering(points, ready, scale, count)]
 
     def _is_near(self, part: Part) -> bool:
