@@ -150,20 +150,23 @@
     }
     // Names of all uniform plans would cover one another: those that another one beats in both axes tell theirs when asked.
     const named = new Set(staircase(rows.filter((row) => row.kind === "uniform"), x, y).map((row) => row.id));
-    const labels = [];
+    const place = (row) => [toX(row.metrics[x.name][0]), toY(row.metrics[y.name][0])];
+    // Left, right, top and bottom of what no name may lie on: marks, and the names before it.
+    const taken = rows.map((row) => place(row).flatMap((at) => [at - 8, at + 8]));
     for (const row of rows) {
       const shown = row.kind === "dense" || named.has(row.id) || row.id === state.id;
-      const [px, py] = [toX(row.metrics[x.name][0]), toY(row.metrics[y.name][0])];
+      const [px, py] = place(row);
       const hit = make("g", { class: "hit" + (row.id === state.id ? " on" : ""), tabindex: 0, role: "button", "aria-label": describe(row),
         click: () => pick(row.id), keydown: (event) => event.key === "Enter" && pick(row.id), ...hover(describe(row)) },
         make("circle", { class: "ring", cx: px, cy: py, r: 11 }), shape(row.kind, px, py, leading.has(row.id) ? "" : " beaten"));
       // A point's name goes to the side that no other point can be on, a baseline's to the side with room.
       const point = row.kind === "point", toLeft = point ? !x.higher : px > 0.8 * width;
+      const name = point ? row.id : row.label, start = px + (toLeft ? -14 : 14), end = start + (toLeft ? -1 : 1) * 7.5 * name.length;
+      const [from, to] = [Math.min(start, end), Math.max(start, end)];
       let at = py + (point ? (y.higher ? -8 : 16) : 4);
-      while (labels.some(([a, b]) => Math.abs(a - px) < 140 && Math.abs(b - at) < 15)) at += 3;
-      if (shown) labels.push([px, at]);
-      if (shown) hit.append(make("text", { class: "name", x: px + (toLeft ? -14 : 14),
-        y: at, "text-anchor": toLeft ? "end" : "start" }, point ? row.id : row.label));
+      while (taken.some(([left, right, top, bottom]) => from < right && to > left && at - 11 < bottom && at + 3 > top)) at += 3;
+      if (shown) taken.push([from, to, at - 11, at + 3]);
+      if (shown) hit.append(make("text", { class: "name", x: start, y: at, "text-anchor": toLeft ? "end" : "start" }, name));
       svg.append(hit);
     }
   }
