@@ -159,15 +159,16 @@
       const hit = make("g", { class: "hit" + (row.id === state.id ? " on" : ""), tabindex: 0, role: "button", "aria-label": describe(row),
         click: () => pick(row.id), keydown: (event) => event.key === "Enter" && pick(row.id), ...hover(describe(row)) },
         make("circle", { class: "ring", cx: px, cy: py, r: 11 }), shape(row.kind, px, py, leading.has(row.id) ? "" : " beaten"));
+      svg.append(hit);
+      if (!shown) continue;
       // A point's name goes to the side that no other point can be on, a baseline's to the side with room.
       const point = row.kind === "point", toLeft = point ? !x.higher : px > 0.8 * width;
       const name = point ? row.id : row.label, start = px + (toLeft ? -14 : 14), end = start + (toLeft ? -1 : 1) * 7.5 * name.length;
       const [from, to] = [Math.min(start, end), Math.max(start, end)];
       let at = py + (point ? (y.higher ? -8 : 16) : 4);
       while (taken.some(([left, right, top, bottom]) => from < right && to > left && at - 11 < bottom && at + 3 > top)) at += 3;
-      if (shown) taken.push([from, to, at - 11, at + 3]);
-      if (shown) hit.append(make("text", { class: "name", x: start, y: at, "text-anchor": toLeft ? "end" : "start" }, name));
-      svg.append(hit);
+      taken.push([from, to, at - 11, at + 3]);
+      hit.append(make("text", { class: "name", x: start, y: at, "text-anchor": toLeft ? "end" : "start" }, name));
     }
   }
 

@@ -78,7 +78,8 @@ class Outlook:
         self._least = self._reachable()
         known = self._known(self._tried)
         self._laws = recoveries_of(np.column_stack([known, true]), _DRAWS)
-        expected = np.array([law.lost(*known.T) for law in self._laws])
+        expected = self._by_laws(known)
+        self._vectors = self._matrix(self._tried)
         self._beside = np.log((np.maximum(0.0, true) + blur) / (expected + blur))
 
     def reached(self, count: int) -> list[Part]:
@@ -94,13 +95,16 @@ class Outlook:
 
     def _lost(self, parts: Sequence[Part]) -> NDArray[np.float64]:
         """The same by every law, [laws, parts]."""
-        known = self._known(parts)
-        expected = np.array([law.lost(*known.T) for law in self._laws])
+        expected = self._by_laws(self._known(parts))
         if len(self._tried) and len(parts):
-            beside, blur = self._told_beside(parts, self._tried, self._beside), self._scale.blur
+            beside, blur = self._told_beside(parts, self._vectors, self._beside), self._scale.blur
             expected = (expected + blur) * np.exp(beside) - blur
         found: NDArray[np.float64] = np.clip(expected, 0.0, 1.0)
         return found
+
+    def _by_laws(self, known: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What every law tells of plans, [laws, plans]."""
+        return np.array([law.lost(*known.T) for law in self._laws])
 
     def corrected(
         self, parts: Mapping[Vector, Part], guessed: Sequence[Part], measured: Sequence[Part | None]
@@ -111,7 +115,7 @@ class Outlook:
             return dict(parts)
         least = _LEAST_LOSS * self._chance
         apart = np.array([math.log((other.loss + least) / (one.loss + least)) for one, other in pairs])
-        factors = np.exp(self._told_beside(list(parts.values()), [one for one, _ in pairs], apart))
+        factors = np.exp(self._told_beside(list(parts.values()), self._matrix([one for one, _ in pairs]), apart))
         return {
             vector: replace(
                 part, loss=part.loss * factor, rounding=part.rounding * factor, shrinking=part.shrinking * factor
@@ -120,12 +124,12 @@ class Outlook:
         }
 
     def _told_beside(
-        self, parts: Sequence[Part], others: Sequence[Part], told: NDArray[np.float64]
+        self, parts: Sequence[Part], others: NDArray[np.int8], told: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """What the nearest of some other parts told, [..., others], the less the more decisions differ."""
+        """What the nearest of some other plans told, [..., others], the less the more decisions differ."""
         vectors = self._matrix(parts)
         least, nearest = np.full(len(parts), np.inf), np.zeros(len(parts), dtype=np.intp)
-        for index, other in enumerate(self._matrix(others)):
+        for index, other in enumerate(others):
             apart = (vectors != other).sum(axis=1)
             is_nearer = apart < least
             least[is_nearer], nearest[is_nearer] = apart[is_nearer], index

@@ -144,6 +144,9 @@ def test_no_plan_is_tried_for_what_was_not_asked_for() -> None:
         best = Outlook(SPACE, [], 1.0, costs, 5_000).best([small, idle, smaller], 3)
         assert sorted(part.loss for part in best) == [part.loss for part in found]
         assert (idle in best) == (idle in found)
+    # What was tried beats as well.
+    tried = Tried(working(6, 0.001, 0.3, 0.9), 0.0)
+    assert Outlook(SPACE, [tried], 1.0, COSTS, 5_000).best([idle], 1) == []
 
 
 def test_what_is_worth_it_by_another_likely_law_counts_until_trials_have_told() -> None:
