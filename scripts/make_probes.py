@@ -20,7 +20,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 import torch
-from networks import CLASSES, random_network
+from networks import CLASSES
+from random_networks import random_network
 
 from autocompress.core.fusion import fuse
 from autocompress.core.plan import Plan
