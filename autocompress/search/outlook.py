@@ -77,7 +77,8 @@ class Outlook:
         self._stays = true * self._weights(self._tried)
         self._least = self._reachable()
         known = self._known(self._tried)
-        self._laws = recoveries_of(np.column_stack([known, true]), _DRAWS)
+        # Without costs the plans are put in order, by the law that suits best.
+        self._laws = recoveries_of(np.column_stack([known, true]), _DRAWS if costs else 0)
         expected = self._by_laws(known)
         self._vectors = self._matrix(self._tried)
         self._beside = np.log((np.maximum(0.0, true) + blur) / (expected + blur))
