@@ -40,7 +40,7 @@ class Relaxed:
 
     Attributes:
         share: Of the dense cost that the plan takes.
-        taken_back: The decisions that relieve most loss within a tenth more.
+        taken_back: The decisions that relieve most loss within a tenth more, of those that save any of the cost.
         relief: What these choices lose alone, together, as a share of the loss of a model that knows nothing.
     """
 
@@ -103,12 +103,14 @@ def _choices(
 
 def _relaxed(cost: str, share: float, choices: Sequence[Choice]) -> Relaxed:
     """Of the choices those to keep that lose least and save enough: the rest is taken back."""
-    savings = [max(0.0, choice.saves.get(cost, 0.0)) for choice in choices]
-    kept: Sequence[int] = [1] * len(choices)
-    if sum(savings) > 0:
-        front = additive_front([[0.0, choice.loss] for choice in choices], [[0.0, saving] for saving in savings])
-        kept = front.at_least(max(0.0, sum(savings) - RELAXED_BY * share)) or kept
-    back = [choice for choice, is_kept in zip(choices, kept, strict=True) if not is_kept and choice.loss > 0]
+    # What saves nothing of this cost needs no looser limit to be taken back.
+    saving = [choice for choice in choices if choice.saves.get(cost, 0.0) > _NOTHING]
+    if not saving:
+        return Relaxed(cost, share, (), 0.0)
+    savings = [choice.saves[cost] for choice in saving]
+    front = additive_front([[0.0, choice.loss] for choice in saving], [[0.0, saved] for saved in savings])
+    kept = front.at_least(max(0.0, sum(savings) - RELAXED_BY * share)) or [1] * len(saving)
+    back = [choice for choice, is_kept in zip(saving, kept, strict=True) if not is_kept and choice.loss > 0]
     return Relaxed(cost, share, tuple(choice.decision for choice in back), sum(choice.loss for choice in back))
 
 
