@@ -53,8 +53,6 @@ _MEASURED, _ROUNDS = 2, 2
 _LOOKS = 16
 # So many of the plans that were tried are taken further.
 _EXTENDED = 12
-# A saving below this share of a dense cost is none.
-_LEAST_SAVING = 1e-4
 _NOTHING = Part({}, 0.0, {})
 # How the labels of trials of such plans begin.
 PLANNED_LABEL = "planned"
@@ -113,25 +111,16 @@ class Planner:
         self._table, self._prices = Table(space, beside, asked), Prices(effects, self._base)
         # Fewer channels are less work on any device, also where this one has slow kernels for so many.
         self._patient = Table(space, beside, asked, patient=("prune",))
-        beyond = bool(others) or (limits is not None and limits.fits is not None)
-        self._bit_places = places_of(space, BITS) if beyond or self._bits_save() else []
         self._groups, self._shared = structure_groups(space, blocks)
         self._uniform = uniform_structures(self._table, self._groups)
         self._spread(_WORST_ADDED * options.chance)
         self._measured: dict[Vector, Part] = {}
         self._structures: dict[Vector, Part] = {}
 
-    def _bits_save(self) -> bool:
-        """Whether any bits save anything that counts: else they would only be tried for the luck of a trial."""
-        table = self._table
-        places = ((place, option) for place in places_of(table.space, BITS) for option in table.usable(place))
-        saved = (table.saving(*at, cost) / table.dense(cost) for at in places for cost in self._saved)
-        return max(saved, default=0.0) > _LEAST_SAVING
-
     def _spread(self, worst: float) -> None:
         """Spreads choices over what can be saved up to a sum of losses."""
         table, prices = self._table, self._prices
-        bits = [[(place,)] for place in self._bit_places]
+        bits = [[(place,)] for place in places_of(table.space, BITS)]
         self._descents = [
             *descents_of(table, self._groups, ("macs", "params", "latency_ms"), worst, prices),
             *descents_of(self._patient, self._groups, ("macs",), worst, prices),
@@ -178,7 +167,7 @@ class Planner:
     def _beside(self, parts: Sequence[Part]) -> Iterator[tuple[Vector, Part]]:
         """Plans a little stronger or milder than some that were measured."""
         space, effects = self._effects.space, self._effects
-        places = [*places_of(space, ("prune", "shape")), *self._bit_places]
+        places = places_of(space, ("prune", "shape", *BITS))
         for part in parts:
             left = undropped(space, self._blocks, part, places)
             further = further_parts(effects, self._table, part, left, ["size_bytes"] if self._costs else self._saved)

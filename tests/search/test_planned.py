@@ -208,19 +208,6 @@ def test_a_limit_on_macs_asks_for_them(context: Context, space: Space, effects: 
     assert min(effect.loss for effect in measured) <= min(e.loss for e in uniform if e.costs["macs"] <= most)
 
 
-@pytest.mark.parametrize(("limit", "is_stored_in_bits"), [("macs<=60%", False), ("size<=60%", True)])
-def test_bits_that_save_nothing_that_counts_are_not_tried(
-    limit: str, is_stored_in_bits: bool, context: Context, space: Space, effects: Effects, options: Sensitivity
-) -> None:
-    dense = cost_of_plan(space.decode(space.dense_vector), context).metrics
-    limits = limits_of([parse_constraint(limit)], space, context, dense, options)
-    planner = Planner(effects, options, context.dense.info.blocks, OBJECTIVES[:1], SAMPLES, KNOWN, limits)
-    first = [vector for _, vector in picked(planner, (), 4)]
-    more = [vector for _, vector in picked(planner, [tried(n, one, 85.0 + n) for n, one in enumerate(first)], 4)]
-    assert len({*first, *more}) == 8
-    assert any(vector[place] for vector in (*first, *more) for place in places_of(space, BITS)) == is_stored_in_bits
-
-
 def test_uniform_structures_choose_the_same_everywhere(context: Context, space: Space, options: Sensitivity) -> None:
     groups, shared = structure_groups(space, context.dense.info.blocks)
     found = uniform_structures(Table(space, options, ["macs"]), groups)
