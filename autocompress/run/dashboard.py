@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -31,7 +32,7 @@ def dashboard_server(run: Run, host: str, port: int) -> WSGIServer:
         raise InputError('the dashboard is not installed; pip install "autocompress[dashboard]"') from None
     app = _looking_only(wsgi(open_storage(run.path, run.storage)))
     try:
-        return make_server(host, port, app, handler_class=_Quiet)
+        return make_server(host, port, app, server_class=_Threaded, handler_class=_Quiet)
     except OSError as error:
         raise InputError(f"{host}:{port} cannot be listened on: {error.strerror}; name another --port") from None
 
@@ -46,6 +47,16 @@ def _looking_only(app: Callable[[dict[str, Any], _Start], Iterable[bytes]]) -> A
         return [b'{"reason": "this dashboard is for looking only: the driver of the run alone writes its study"}']
 
     return checked
+
+
+class _Threaded(ThreadingMixIn, WSGIServer):
+    """A thread for each request, which holds up neither the others nor the end.
+
+    `wsgiref` swallows a Ctrl-C that comes while it answers, so the main thread, which gets them, answers nobody; and a
+    browser may open a connection long before it asks for anything.
+    """
+
+    daemon_threads = True
 
 
 class _Quiet(WSGIRequestHandler):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from socket import create_connection
 
 import pytest
 import yaml
@@ -32,17 +35,21 @@ def run_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def address(run_folder: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "autocompress", "dashboard", str(run_folder), "--port", "0"]
+@contextmanager
+def serving(run_folder: Path, *program: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A dashboard in a process of its own, and its address; Ctrl-C has to end it."""
+    command = [sys.executable, *program, "dashboard", str(run_folder), "--port", "0"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        yield line.split("/dashboard")[0]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
-        assert line.startswith("http://127.0.0.1:")
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("http://127.0.0.1:")
+            yield process, line.split("/dashboard")[0]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
 
 
 def answer(address: str, path: str, method: str = "GET") -> bytes:
@@ -50,17 +57,43 @@ def answer(address: str, path: str, method: str = "GET") -> bytes:
         return bytes(reply.read())
 
 
-def test_the_dashboard_shows_a_run_and_changes_nothing(address: str, run_folder: Path) -> None:
+def test_the_dashboard_shows_a_run_and_changes_nothing(run_folder: Path) -> None:
     before = (run_folder / "study.journal").read_bytes()
-    assert b"<!DOCTYPE html>" in answer(address, "/dashboard/")
-    (study,) = json.loads(answer(address, "/api/studies"))["study_summaries"]
-    detail = json.loads(answer(address, f"/api/studies/{study['study_id']}?after=0"))
-    assert [trial["state"] for trial in detail["trials"]] == ["Complete", "Complete", "Fail", "Fail", "Complete"]
-    for method, path in (("DELETE", f"/api/studies/{study['study_id']}"), ("POST", "/api/studies")):
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            answer(address, path, method)
+    with serving(run_folder, "-m", "autocompress") as (_, address):
+        assert b"<!DOCTYPE html>" in answer(address, "/dashboard/")
+        (study,) = json.loads(answer(address, "/api/studies"))["study_summaries"]
+        detail = json.loads(answer(address, f"/api/studies/{study['study_id']}?after=0"))
+        assert [trial["state"] for trial in detail["trials"]] == ["Complete", "Complete", "Fail", "Fail", "Complete"]
+        for method, path in (("DELETE", f"/api/studies/{study['study_id']}"), ("POST", "/api/studies")):
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                answer(address, path, method)
     assert (run_folder / "study.journal").read_bytes() == before
     assert len(Study(run_folder, SPACE, TWO).records()) == 5
+
+
+# Where the dashboard itself would answer, this one says so and takes its time.
+SLOW = """
+import time
+import optuna_dashboard
+from autocompress.cli import main
+def answer(environ, start):
+    print("asked", flush=True)
+    time.sleep(60)
+optuna_dashboard.wsgi = lambda storage: answer
+main()
+"""
+
+
+def test_ctrl_c_ends_it_while_it_answers_and_a_silent_connection_holds_nobody_up(run_folder: Path) -> None:
+    with serving(run_folder, "-c", SLOW) as (process, address):
+        host, port = address.removeprefix("http://").split(":")
+        with create_connection((host, int(port))), create_connection((host, int(port))) as asking:
+            asking.sendall(b"GET /dashboard/ HTTP/1.0\r\n\r\n")
+            assert process.stdout is not None
+            assert select.select([process.stdout], [], [], 20)[0]
+            assert process.stdout.readline() == "asked\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
 
 
 def test_a_port_that_is_taken_and_a_dashboard_that_is_missing(
