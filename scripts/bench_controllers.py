@@ -152,7 +152,7 @@ def replayed(file: Path, arguments: argparse.Namespace) -> tuple[Mapping[str, An
     for seed in arguments.seeds:
         for controller in arguments.controllers:
             print(f"{controller}, seed {seed}, replayed", file=sys.stderr, flush=True)
-            named = {key: about[key] for key in ("task", "target", "space")}
+            named = {key: about.get(key) for key in ("task", "target", "space", "short_steps", "validation_samples")}
             wired = wire(SearchConfig(controller=controller, seed=seed, workers=1, **named))
             if wired.space.digest != about["space_digest"]:
                 raise SystemExit(f"{file} is of another version of space {about['space']!r}; record it again")

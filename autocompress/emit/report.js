@@ -252,6 +252,28 @@
       make("table", {}, make("thead", {}, head), make("tbody", {}, ...body), make("tfoot", {}, foot))));
   }
 
+  const costs = [["size_bytes", "bytes"], ["latency_ms", "time"], ["macs", "MACs"]];
+  function drawWhy(row) {
+    const host = byId("why");
+    if (!row || !row.why) return host.replaceChildren();
+    const cell = (text, kind = "n") => make("td", { class: kind }, String(text)), share = (value) => `${(100 * value).toFixed(1)} %`;
+    const table = (heads, body) => make("div", { class: "scroll tall" }, make("table", {},
+      make("thead", {}, make("tr", {}, ...heads.map(([name, kind]) => make("th", { class: kind }, name)))), make("tbody", {}, ...body)));
+    const choices = row.why.choices.map((c) => make("tr", {}, cell(c.decision, ""), cell(c.option, ""), cell(`${(100 * c.loss).toFixed(2)} %`),
+      ...costs.map(([name]) => cell(name in c.saves ? share(c.saves[name]) : "–"))));
+    const relaxed = row.why.relaxed.map((r) => make("tr", {}, cell(`a tenth more ${Object.fromEntries(costs)[r.cost] ?? r.cost}`, ""),
+      cell(r.taken_back.join(", ") || "nothing", "wrap"), cell(`${(100 * r.relief).toFixed(2)} %`)));
+    const reasons = [...new Set(row.why.left.map((l) => l.why))];
+    const left = reasons.map((why) => make("tr", {}, cell(why, "wrap"),
+      make("td", { class: "wrap" }, make("code", {}, row.why.left.filter((l) => l.why === why).map((l) => l.decision).join(", ")))));
+    host.replaceChildren(make("h3", {}, `Why ${row.id} is as it is`),
+      make("p", { class: "empty" }, "What each choice loses alone, untrained, of what knowing nothing loses; what the plan would cost more without it, of the dense cost."),
+      table([["decision", ""], ["choice", ""], ["loses", "n"], ...costs.map(([, name]) => [`saves ${name}`, "n"])], choices),
+      make("details", {}, make("summary", {}, "What a tenth more of each cost would buy"),
+        table([["limit", ""], ["taken back first", ""], ["loss relieved", "n"]], relaxed)),
+      ...(left.length ? [make("details", {}, make("summary", {}, `${row.why.left.length} decisions left alone, and why`), table([["why", ""], ["decisions", ""]], left))] : []));
+  }
+
   function drawTrials() {
     const host = byId("trial-chart"), m = metricOf[state.trialMetric];
     if (!host) return;
@@ -300,7 +322,7 @@
     state.id = id;
     const row = data.rows.find((each) => each.id === id);
     for (const line of document.querySelectorAll("tr[data-select]")) line.classList.toggle("on", line.dataset.select === id);
-    drawFront(); drawHeat(); drawLayers(row); drawSelected(row); drawCommands(row);
+    drawFront(); drawHeat(); drawLayers(row); drawWhy(row); drawSelected(row); drawCommands(row);
   }
 
   for (const node of document.querySelectorAll("[data-select]")) node.addEventListener("click", () => pick(node.dataset.select));

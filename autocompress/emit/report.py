@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
@@ -165,6 +165,7 @@ def _payload_row(data: ReportData, kind: str, row: PointRow) -> dict[str, Any]:
         "metrics": {n: [m.value, m.low, m.high] for n, m in row.metrics.items()},
         "cells": {n: vars(cell_of(data, row, n)) for n in row.metrics},
         "layers": [dict(vars(layer)) for layer in row.layers],
+        "why": None if row.why is None else asdict(row.why),
     }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from autocompress.core.explanation import Explanation
 from autocompress.core.files import write_whole
 from autocompress.core.metric import MAXIMISED, Metric
 from autocompress.core.target import LatencyEstimate, Profile
@@ -77,6 +78,7 @@ class PointRow:
         files: Size of every file, bytes.
         agreement: How far the exported file agrees with the PyTorch model, or None where it was not checked.
         reason: Why it is left off the front although it was made: verification failed, or a constraint is broken.
+        why: What each choice of its plan does; None where the options were not measured alone.
     """
 
     id: str
@@ -89,6 +91,7 @@ class PointRow:
     files: Mapping[str, int] = field(default_factory=dict)
     agreement: Mapping[str, float] | None = None
     reason: str | None = None
+    why: Explanation | None = None
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,7 @@ def _encode(value: Any) -> Any:
 
 
 # What reports of the same version do not have if they are older.
-_LATER = ("work",)
+_LATER = ("work", "why")
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,6 +32,7 @@ from autocompress.proxy.cost import cost_of_model, cost_of_plan, structure_cost_
 from autocompress.proxy.evaluate import realise
 from autocompress.tasks.tree import map_tensors, mean_alone
 
+LOG = logging.getLogger("autocompress")
 # A share of the training samples, within these limits: small data sets are searched in minutes.
 _SAMPLES = (64, 128)
 _TRAINING_PER_SAMPLE = 32
@@ -84,16 +87,19 @@ class Meter:
         return _digest(self.space, self._context)
 
     def measured(self, vector: Vector) -> Effect | None:
-        """The effect of a plan, None if it cannot be applied."""
+        """The effect of a plan, None if it cannot be applied, fails, or answers what is no number."""
         with self._context.working():
             try:
                 module = realise(self.space.decode(vector), self._context).module
+                with torch.no_grad():
+                    loss = _distance(module(*self._judged), self._wanted, self._context)
+                metrics = cost_of_model(module, self._context).metrics
             except AutoCompressError:
                 return None
-            with torch.no_grad():
-                loss = _distance(module(*self._judged), self._wanted, self._context)
-            metrics = cost_of_model(module, self._context).metrics
-        return Effect(loss, _costs(metrics))
+            except Exception as error:  # noqa: BLE001  # as with a trial: this plan came to nothing, others go on
+                LOG.error("plan %s cannot be measured: %s\n%s", vector, error, traceback.format_exc())
+                return None
+        return Effect(loss, _costs(metrics)) if math.isfinite(loss) else None
 
     def costs(self, vector: Vector) -> dict[str, float] | None:
         """Those of `COSTS` from the tables alone, None if the plan cannot be applied."""
@@ -201,24 +207,34 @@ class Effects:
         """Latency, MACs and weights alone, in a millisecond; None if the plan cannot be applied."""
         return self._meter.structure_costs(vector)
 
+    def known_options(self) -> Sensitivity | None:
+        """What `of_options` gives if all of it was measured; nothing is measured for it."""
+        vectors = [_single(self.space, place, index) for place, index in self._places()]
+        return (
+            self.of_options() if all(_name(one) in self._known for one in [self.space.dense_vector, *vectors]) else None
+        )
+
     def of_options(self, progress: Callable[[int, int], None] | None = None) -> Sensitivity:
         """What every option does with all other decisions at their first.
 
         Args:
             progress: Called with the plans measured and their total.
         """
-        anchors = {place: _anchors(decision) for place, decision in enumerate(self.space.decisions)}
-        places = [(place, index) for place, indices in anchors.items() for index in indices]
+        places = self._places()
         singles = [_single(self.space, place, index) for place, index in places]
         dense, *effects = self.of([self.space.dense_vector, *singles], progress)
         if dense is None:
             raise RunError("the first plan of the space cannot be applied to the model")
         measured = dict(zip(places, effects, strict=True))
         options = {
-            decision.name: (dense, *_completed(decision, {i: measured[place, i] for i in anchors[place]}))
+            decision.name: (dense, *_completed(decision, {i: measured[place, i] for i in _anchors(decision)}))
             for place, decision in enumerate(self.space.decisions)
         }
         return Sensitivity(dense, options, self._meter.chance)
+
+    def _places(self) -> list[tuple[int, int]]:
+        """The options to measure, each by the place of its decision and its own in it."""
+        return [(place, index) for place, one in enumerate(self.space.decisions) for index in _anchors(one)]
 
 
 def _costs(metrics: Mapping[str, Metric]) -> dict[str, float]:
@@ -284,7 +300,9 @@ def _distance(outputs: Any, wanted: Any, context: Context) -> float:
     def plain(x: Tensor) -> Tensor:
         return x.float() if x.is_floating_point() else x
 
-    return max(0.0, float(context.task.distill_loss(map_tensors(outputs, plain), map_tensors(wanted, plain), 1.0)))
+    distance = float(context.task.distill_loss(map_tensors(outputs, plain), map_tensors(wanted, plain), 1.0))
+    # Not the other way round: what is no number stays none.
+    return 0.0 if distance < 0.0 else distance
 
 
 def _plain(effect: Effect | None) -> dict[str, Any]:

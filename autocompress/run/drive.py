@@ -46,6 +46,7 @@ from autocompress.run.limits import limits_of
 from autocompress.run.log import logging_to
 from autocompress.run.places import Place
 from autocompress.run.reach import dense_cost, least_costs
+from autocompress.run.reasons import explained
 from autocompress.run.report_input import Times, busy_share, report_input
 from autocompress.run.study import Study
 from autocompress.run.trials import Listener, PlanSource, Trials, run_trials
@@ -170,9 +171,10 @@ class Driver:
             ]
             front = final_front(points, self.objectives)
             write_front(self.folder / FRONT, self.objectives, baseline, front)
+            why = explained(self.shared, self.folder, front, self.listener)
             seconds = time.monotonic() - clock
             times = Times(before or now, now if before else None, seconds, executor.workers, share)
-            data = report_input(self, records, baseline, front, points, times)
+            data = report_input(self, records, baseline, front, points, times, why)
             save_report_data(self.folder / REPORT_DATA, data)
             write_whole(self.folder / REPORT, render_report(data))
             drop_rungs(self.checkpoints)
@@ -265,6 +267,7 @@ class Driver:
             sees=self.folder / CONFIG if self.settings.workers.address is not None else None,
             checkpoints=self.checkpoints,
             listener=self.listener,
+            constraints=self.constraints,
         )
         plain = [record for record in records if not self.space.decode(record.vector).is_dense]
         points = make_points(finals, plain)

@@ -9,15 +9,16 @@ from operator import itemgetter
 from pathlib import Path
 from statistics import median
 
+from autocompress.core.constraint import Constraint
 from autocompress.core.metric import Metric
 from autocompress.core.pareto import non_dominated
 from autocompress.run.executors import Done, Executor
 from autocompress.run.finish import Point
-from autocompress.run.jobs import PointJob, SentPoint
+from autocompress.run.jobs import PointJob, SentPoint, refused_by
 from autocompress.run.places import Place
 from autocompress.run.trials import Listener
 from autocompress.run.weights import checkpoint_path
-from autocompress.search.record import Objective, Record, front_of, losses
+from autocompress.search.record import Objective, Record, accuracy_of, front_of, losses, lost_share
 from autocompress.search.select import Made, next_point, training_share
 
 
@@ -33,6 +34,7 @@ class Finals:
         steps: Optimiser steps of the final training of a point with a typical loss, see `training_share`.
         all_steps: Of all final trainings together, where no point asks for less.
         least_steps: No final training is shorter.
+        constraints: That points should keep to.
         points: How many are made.
         spare: How many more are made at most, one for each that others beat.
         sees: See `PointJob`.
@@ -52,6 +54,35 @@ class Finals:
     checkpoints: Place
     listener: Listener
     sees: Path | None = None
+    constraints: tuple[Constraint, ...] = ()
+
+    @property
+    def aims(self) -> tuple[Objective, ...]:
+        """The objectives, and the accuracy where it is limited: what loses more than that is worth nothing."""
+        limited = [Objective(one.metric, one.sense == ">=") for one in self._on_accuracy]
+        return self.objectives if accuracy_of(self.objectives) else (*self.objectives, *limited[:1])
+
+    @property
+    def allowed(self) -> float | None:
+        """The share of the dense accuracy that a point may lose; None without a limit."""
+        accuracy = accuracy_of(self.aims)
+        if accuracy is None:
+            return None
+        limits = [Metric.exact(one.limit(self.dense), self.dense[one.metric].unit) for one in self._on_accuracy]
+        return min((lost_share(accuracy, {accuracy.name: limit}, self.dense) for limit in limits), default=None)
+
+    def may_meet(self, record: Record) -> bool:
+        """Whether a trial meets all limits but that on accuracy, of which its final training brings some back."""
+        if record.state != "complete":
+            return False
+        others = [one for one in self.constraints if one not in self._on_accuracy]
+        return record.error is None or (
+            bool(self._on_accuracy) and refused_by(record.metrics, others, self.dense) is None
+        )
+
+    @property
+    def _on_accuracy(self) -> tuple[Constraint, ...]:
+        return tuple(one for one in self.constraints if one.metric == "accuracy")
 
 
 def steps_in_time(asked: int, least: int, seconds: float, per_step: float | None) -> int:
@@ -79,8 +110,8 @@ def step_seconds(records: Sequence[Record], short_steps: int) -> float | None:
 
 def make_points(finals: Finals, records: Sequence[Record]) -> list[Point]:
     """Trains, exports and verifies the trials that together cover most of the front; Ctrl-C keeps what is ready."""
-    met = [record for record in records if record.state == "complete" and record.error is None]
-    making = _Making(finals, front_of(met or records, finals.objectives, "short"))
+    met = [record for record in records if finals.may_meet(record)]
+    making = _Making(finals, front_of(met or records, finals.aims, "short"))
     try:
         while making.more():
             making.wait()
@@ -158,7 +189,9 @@ class _Making:
         left, found = list(self._left), list[Record]()
         missing = self._wanted(made) - len(self._chosen)
         while len(found) < missing:
-            record = next_point(left, finals.objectives, finals.dense, made, [*taken, *found], finals.kind, self._pace)
+            record = next_point(
+                left, finals.aims, finals.dense, made, [*taken, *found], finals.kind, self._pace, finals.allowed
+            )
             if record is None:
                 break
             left = [other for other in left if other is not record]
@@ -185,7 +218,7 @@ class _Making:
     def _start(self, to_come: Sequence[Record]) -> None:
         """Starts the one with the longest training."""
         finals = self._finals
-        shares = [training_share(record, finals.objectives, finals.dense) for record in to_come]
+        shares = [training_share(record, finals.aims, finals.dense) for record in to_come]
         share, record = max(zip(shares, to_come, strict=True), key=itemgetter(0))
         self._left = [other for other in self._left if other is not record]
         steps = self._steps(share, sum(shares))

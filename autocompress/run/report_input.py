@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import onnxruntime
 from scipy.stats import spearmanr
 
+from autocompress.core.explanation import Explanation
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Student
 from autocompress.core.target import Profile
@@ -52,6 +53,7 @@ def report_input(
     front: Sequence[Point],
     points: Sequence[Point],
     times: Times,
+    why: Mapping[str, Explanation],
 ) -> ReportData:
     """The report of a run.
 
@@ -62,6 +64,7 @@ def report_input(
         front: The final front.
         points: Every artifact that was made, the failed ones too.
         times: Of the run.
+        why: Explanations of points by their names, as far as there are any.
     """
     context, settings = driver.context, driver.settings
     task = context.task
@@ -85,7 +88,7 @@ def report_input(
         decisions=len(driver.space.decisions),
         plans=driver.space.size,
         baselines=(_point_row(baseline), *(_uniform_row(record, baseline) for record in uniform)),
-        points=tuple(_point_row(point) for point in front),
+        points=tuple(_point_row(point, why.get(point.id)) for point in front),
         failed=tuple(_point_row(point) for point in points if point.reason is not None),
         trials=tuple(_trial_row(record, record.number in on_front) for record in records),
         untouched=_untouched(driver),
@@ -115,7 +118,7 @@ def _splits(driver: Driver) -> tuple[str, ...]:
     return (sizes, *task.notes, *driver.settings.notes)
 
 
-def _point_row(point: Point) -> PointRow:
+def _point_row(point: Point, why: Explanation | None = None) -> PointRow:
     return PointRow(
         id=point.id,
         trial=point.trial,
@@ -127,6 +130,7 @@ def _point_row(point: Point) -> PointRow:
         files=dict(point.files),
         agreement=dict(point.agreement),
         reason=point.reason,
+        why=why,
     )
 
 
@@ -182,7 +186,8 @@ def _correlations(driver: Driver, records: Sequence[Record], points: Sequence[Po
     sign = 1.0 if driver.context.task.higher_is_better else -1.0
     reached = {record.number: sign * record.metrics["accuracy"].value for record in done}
     halfway = [(sign * record.halfway, reached[record.number]) for record in done if record.halfway is not None]
-    full = [(reached[point.trial], sign * point.validation) for point in points if point.trial in reached]
+    trained = [one for one in points if one.fidelity == "full" and one.reason is None and one.trial in reached]
+    full = [(reached[point.trial], sign * point.validation) for point in trained]
     untrained = []
     if (driver.folder / SENSITIVITY).is_file():
         effects = Effects(driver.shared.meter, driver.folder / SENSITIVITY)

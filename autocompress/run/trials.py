@@ -205,7 +205,11 @@ class _Loop:
         records = trials.study.records()
         counted = len(_counted(records))
         refused = len(records) - counted - running
-        if self._spent(counted + running) or refused > REFUSALS_PER_TRIAL * (self._budget.trials or 1000):
+        if self._spent(counted + running):
+            return None
+        if refused > REFUSALS_PER_TRIAL * (self._budget.trials or 1000):
+            if not running:
+                trials.listener.say(f"the tables refused {refused} plans: the search ends after {counted} trials")
             return None
         tried = {record.vector for record in records}
         if len(tried) >= trials.space.size:

@@ -40,12 +40,14 @@ def next_point(
     chosen: Sequence[Record] = (),
     kind: Callable[[Record], str] = lambda record: "",
     pace: float = 1.0,
+    allowed: float | None = None,
 ) -> Record | None:
     """The candidate that adds most hypervolume beside the dense model, or None if none adds any.
 
     Candidates count by what they are expected to reach: of the accuracy they lost in short training a share that falls
     with the length of the final one, as much larger or smaller as the points of their kind made so far showed. Accuracy
-    counts up to a loss of a fiftieth, or to twice what the best candidate loses if that is more. Work, in MACs, counts
+    counts up to the loss that is allowed; without a limit, or where none is expected to keep to it, up to a fiftieth or
+    to twice what the best candidate loses if that is more. Work, in MACs, counts
     beside the objectives: where a small model's latency is mostly constant, less of it is still worth having.
 
     Args:
@@ -56,6 +58,7 @@ def next_point(
         chosen: Trials that are being trained to the end; they too count by what they are expected to reach.
         kind: What a trial's plan changes that decides how much training brings back, see `rest_kind`.
         pace: What part there is time for of the lengths that were asked for.
+        allowed: The share of the dense accuracy that a constraint lets a point lose.
     """
     costs = [objective for objective in objectives if objective.name != "accuracy"]
     if "macs" in dense and all(cost.name != "macs" for cost in costs):
@@ -78,7 +81,8 @@ def next_point(
     least = min(
         (expected(record).lost for record in (*candidates, *chosen, *(point.record for point in made))), default=0.0
     )
-    scale = Scale(tuple(cost.name for cost in costs), max(_WORST_LOST, 2.0 * least), _BLUR)
+    worst = max(_WORST_LOST, 2.0 * least) if allowed is None or least > allowed else max(allowed, _BLUR)
+    scale = Scale(tuple(cost.name for cost in costs), worst, _BLUR)
     points = scale.points_of([expected(record) for record in candidates])
     best = covering(points, scale.points_of([*ready, *map(expected, chosen)]), scale, 1)
     return candidates[best[0]] if best else None

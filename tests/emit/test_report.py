@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from autocompress.core.explanation import Choice, Explanation, Left, Relaxed
 from autocompress.core.fusion_rules import FUSIONS
 from autocompress.core.kernel import Kernel
 from autocompress.core.metric import Metric
@@ -582,3 +583,35 @@ def test_sizes_that_spread_far_are_drawn_on_a_logarithm():
 
 def replace_value(metric: Metric, value: float) -> Metric:
     return replace(metric, value=value, low=value, high=value)
+
+
+WHY = Explanation(
+    (Choice("prune:conv1</script>", "prune 0.5", 0.012, {"size_bytes": 0.21, "latency_ms": -0.01, "macs": 0.3}),),
+    (Relaxed("size_bytes", 0.4, ("prune:conv1</script>",), 0.012),),
+    (Left("shape:fc", "none of its options saves bytes, time or work on this target"),),
+)
+
+
+def test_a_point_is_explained_where_its_options_were_measured(tmp_path):
+    plain = sample(points=2, trials=4)
+    data = replace(plain, points=(replace(plain.points[0], why=WHY), *plain.points[1:]))
+    text = render_report(data)
+    rows = {row["id"]: row for row in payload(text)["rows"] if row["kind"] == "point"}
+    told = rows[data.points[0].id]["why"]
+    assert told["choices"][0]["saves"]["latency_ms"] == -0.01
+    assert told["relaxed"][0]["taken_back"] == ["prune:conv1</script>"]
+    assert told["left"] == [{"decision": "shape:fc", "why": WHY.left[0].why}]
+    assert rows[data.points[1].id]["why"] is None
+    assert "autocompress explain RUN" not in Page(text).text
+    assert "autocompress explain RUN --point ID" in Page(render_report(plain)).text
+    save_report_data(tmp_path / "report.json", data)
+    assert load_report_data(tmp_path / "report.json") == data
+
+
+def test_a_report_of_before_there_were_explanations_is_read(tmp_path):
+    plain = sample(points=2, trials=4)
+    written = plain.to_dict()
+    for row in (*written["baselines"], *written["points"], *written["failed"]):
+        del row["why"]
+    (tmp_path / "report.json").write_text(json.dumps(written))
+    assert load_report_data(tmp_path / "report.json") == plain

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from autocompress.compress.apply import Compressed
 from autocompress.core.decision import Decision
-from autocompress.core.plan import LowRank, Prune, Quantize
+from autocompress.core.plan import LowRank, Plan, Prune, Quantize
 from autocompress.core.space import Space
+from autocompress.proxy import sensitivity
 from autocompress.proxy.context import Context
 from autocompress.proxy.evaluate import realise
 from autocompress.proxy.sensitivity import Effect, Effects, Meter, _anchors, _completed
@@ -132,3 +134,38 @@ def test_between_measured_bits_the_loss_is_a_line_in_logarithms() -> None:
 def test_options_that_differ_in_more_than_their_strength_are_all_measured(options: tuple[Quantize, ...]) -> None:
     kind = "quantize" if isinstance(options[0], Quantize) else "prune"
     assert _anchors(Decision(kind, "a", (None, *options))) == tuple(range(1, len(options) + 1))
+
+
+def test_a_plan_that_fails_or_answers_what_is_no_number_has_no_effect(
+    context: Context, space: Space, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    meter = Meter(space, context)
+    assert meter.measured(space.dense_vector) is not None
+    real = sensitivity.realise
+
+    def overflowing(plan: Plan, context: Context) -> Compressed:
+        made = real(plan, context)
+        next(made.module.parameters()).data.fill_(math.nan)
+        return made
+
+    monkeypatch.setattr(sensitivity, "realise", overflowing)
+    assert meter.measured(space.dense_vector) is None
+
+    def failing(plan: Plan, context: Context) -> Compressed:
+        return torch.linalg.cholesky(-torch.eye(2))  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(sensitivity, "realise", failing)
+    assert meter.measured(space.dense_vector) is None
+    assert "cannot be measured" in caplog.text
+
+
+def test_what_options_do_is_known_once_all_of_them_were_measured(
+    context: Context, space: Space, tmp_path: Path
+) -> None:
+    effects = Effects(Meter(space, context), tmp_path / "table")
+    assert effects.known_options() is None
+    measured = effects.of_options()
+    assert Effects(Meter(space, context), tmp_path / "table").known_options() == measured
+    lines = (tmp_path / "table").read_text().splitlines(keepends=True)
+    (tmp_path / "table").write_text("".join(lines[:-1]))
+    assert Effects(Meter(space, context), tmp_path / "table").known_options() is None

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from autocompress.core.constraint import parse_constraint
 from autocompress.core.metric import Metric
 from autocompress.core.plan import Plan
 from autocompress.run.executors import Done, Shown
 from autocompress.run.finals import Finals, make_points, step_seconds, steps_in_time
 from autocompress.run.finish import Point
-from autocompress.run.jobs import PointJob
+from autocompress.run.jobs import PointJob, refused_by
 from autocompress.run.progress import Silent
 from autocompress.search.record import Objective, Record
 
@@ -132,6 +133,33 @@ def test_trials_that_break_a_constraint_do_not_stand_in_the_way_of_those_that_me
     points = make_points(finals_of(executor), [*better, *RECORDS])
     assert {point.trial for point in points} <= {record.number for record in RECORDS}
     assert len(points) >= 5
+
+
+# What a limit of one point leaves of these: the first keeps to it as it is, the second after its final training.
+LIMITED = [
+    Record(number, "search", (number,), "complete", "short", metrics(100.0 - lost, size), {}, error)
+    for number, lost, size, error in [(0, 0.4, 800, None), (1, 1.4, 300, "accuracy"), (2, 40.0, 2, "accuracy")]
+]
+
+
+@pytest.mark.parametrize("objectives", [OBJECTIVES, OBJECTIVES[1:]], ids=["accuracy, size", "size alone"])
+def test_a_limit_on_accuracy_is_one_on_what_is_trained_to_the_end(objectives: tuple[Objective, ...]) -> None:
+    limit = (parse_constraint("accuracy>=-1.0"),)
+    finals = replace(finals_of(InOrder(lambda jobs: 0)), objectives=objectives, constraints=limit)
+    points = make_points(finals, LIMITED)
+    assert {point.trial for point in points} == {0, 1}
+    assert all(refused_by(point.metrics, limit, finals.dense) is None for point in points)
+
+
+def test_where_none_is_expected_to_keep_to_a_limit_on_accuracy_the_best_is_made() -> None:
+    finals = replace(finals_of(InOrder(lambda jobs: 0)), constraints=(parse_constraint("accuracy>=-0.01"),))
+    assert 1 in {point.trial for point in make_points(finals, LIMITED[1:])}
+
+
+def test_other_limits_hold_beside_one_on_accuracy() -> None:
+    limits = tuple(map(parse_constraint, ("accuracy>=-1.0", "size<=50%")))
+    finals = replace(finals_of(InOrder(lambda jobs: 0)), constraints=limits)
+    assert {point.trial for point in make_points(finals, [replace(LIMITED[0], error="size"), *LIMITED[1:]])} == {1}
 
 
 def test_all_points_together_are_trained_no_longer_than_was_asked_for() -> None:

@@ -327,6 +327,8 @@ def test_a_search_that_finds_nothing_feasible_ends(
     trials = make_trials(tmp_path, context, constraints=["size<=1B"])
     assert run_trials(trials, Budget(trials=2))
     assert [record.state for record in trials.study.records()] == ["infeasible"] * 7
+    assert isinstance(trials.listener, Told)
+    assert trials.listener.said == ["the tables refused 7 plans: the search ends after 0 trials"]
 
 
 def test_a_search_ends_when_every_plan_was_tried(tmp_path: Path, context: Context) -> None:
