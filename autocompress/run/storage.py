@@ -215,6 +215,9 @@ def _name_lost_connections(context: ExceptionContext) -> BaseException | None:
     It is no error of SQLAlchemy, so that Optuna leaves it alone: its own second try to make a trial would make
     another one where the first was written, but the answer lost.
     """
+    # SQLAlchemy takes a Ctrl-C within a statement for a lost connection; it is passed on as it is.
+    if not isinstance(context.original_exception, Exception):
+        return None
     # A connection that was lost while nobody used it is replaced before anybody sees it.
     if context.is_pre_ping or not (context.is_disconnect or context.connection is None):
         return None

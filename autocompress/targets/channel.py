@@ -17,6 +17,7 @@ from autocompress.errors import RunError
 LONGEST_LINE = 1_000_000
 # How long a process may take to tidy up after itself.
 GRACE_S = 5.0
+_LAST_WORDS_S = 1.0
 # The end of what a process writes to its standard error; the rest is forgotten.
 _KEPT_ERRORS = 8_000
 _CHUNK = 65_536
@@ -104,10 +105,10 @@ class Channel:
                 answer = self._next_answer()
                 if answer is not None:
                     return answer
-                events = ready.select(deadline - time.monotonic())
-                if not events and time.monotonic() >= deadline:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0.0:
                     raise ChannelClosed(f"no answer within {timeout_s:.0f} seconds", None, self._said_text())
-                for key, _ in events:
+                for key, _ in ready.select(left_s):
                     if key.fd == self._input:
                         unsent = self._send(unsent)
                         if not unsent:
@@ -148,8 +149,12 @@ class Channel:
         return None
 
     def _ended(self, ready: selectors.BaseSelector) -> ChannelClosed:
-        while self._errors in ready.get_map() and ready.select(1.0):
-            if not self._receive(self._errors):
+        if self._input in ready.get_map():
+            ready.unregister(self._input)
+        # Whoever goes on talking is not listened to for long.
+        until = time.monotonic() + _LAST_WORDS_S
+        while self._errors in ready.get_map() and ready.select(max(0.0, until - time.monotonic())):
+            if not self._receive(self._errors) or time.monotonic() > until:
                 break
         try:
             status = self._process.wait(timeout=5)

@@ -210,7 +210,8 @@ def test_the_same_plan_gives_the_same_numbers_wherever_it_runs(
 
 def test_workers_work_side_by_side_and_tell_how_far_they_are(workers: Executor) -> None:
     told: list[tuple[str, int, int]] = []
-    jobs = [("one", Slow(2.5)), ("two", Slow(2.5))]
+    # Long enough for a busy worker, which is given a second to answer each time.
+    jobs = [("one", Slow(6.0)), ("two", Slow(6.0))]
     # The first to come does both while the other one begins: on a busy machine that takes long, since Ray's workers
     # give way to all other processes.
     until = time.monotonic() + 120.0

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,20 @@ rules:
 """
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _none_is_left() -> Iterator[None]:
+    """A driver of a test that failed would train beside all that follow."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
 def started(folder: Path, run: Path, *words: str) -> subprocess.Popen[str]:
     """`autocompress` with two workers in a session of its own, as a terminal would start it."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -36,10 +51,12 @@ def started(folder: Path, run: Path, *words: str) -> subprocess.Popen[str]:
         (folder / "space.yaml").write_text(SPACE)
         command += ["--task", "tests.run.tiny:tiny_task", "--space", str(folder / "space.yaml"), "--workers", "2"]
         command += ["--short-steps", "4", "--final-epochs", "1", "--final-points", "2", "-o", str(run)]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+    STARTED.append(process)
+    return process
 
 
 def wait_for_trials(process: subprocess.Popen[str], run: Path, count: int) -> None:

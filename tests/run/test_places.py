@@ -105,10 +105,16 @@ def apart(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         [*words, "sh", "-c", f"mount -t tmpfs tmpfs {hidden} && exec {start}"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    yield cluster.address, hidden
-    node.terminate()
-    node.wait()
-    cluster.shutdown()
+    try:
+        yield cluster.address, hidden
+    finally:
+        node.terminate()
+        try:
+            node.wait(60)
+        except subprocess.TimeoutExpired:
+            node.kill()
+            node.wait()
+        cluster.shutdown()
 
 
 def test_workers_need_not_see_the_run_folder(
