@@ -61,7 +61,11 @@ def _best_near(
     best = min(rows, key=lambda row: row.metrics[name].value)
     now, was = best.metrics[name], data.dense.metrics[name]
     lines = [f"{_range_text(now)} against {_range_text(was)} dense", _point_line(data, best)]
-    if now.high >= was.low:
+    change = _change(was, now, less, more)
+    is_worse = change.endswith(more)
+    if is_worse:
+        lines.insert(0, f"The one that comes closest is {change}.")
+    elif now.high >= was.low:
         lines.append(f"Not clearly {less}: the two intervals overlap.")
     sign = 1 if data.higher_is_better(data.quality) else -1
     rivals = [
@@ -76,7 +80,8 @@ def _best_near(
         lines.append(
             f"Best uniform baseline there: {rival.label}, {_change(was, rival.metrics[name], less, more)}.{verdict}"
         )
-    return Finding(title, _change(was, now, less, more).capitalize(), tuple(lines), best.id)
+    big = f"None {less}" if is_worse else change.capitalize()
+    return Finding(title, big, tuple(lines), best.id)
 
 
 def tolerance_of(data: ReportData, dense: Metric) -> float:

@@ -615,3 +615,13 @@ def test_a_report_of_before_there_were_explanations_is_read(tmp_path):
         del row["why"]
     (tmp_path / "report.json").write_text(json.dumps(written))
     assert load_report_data(tmp_path / "report.json") == plain
+
+
+def test_where_no_point_is_faster_the_headline_says_so():
+    data = sample(points=1, trials=3)
+    dense = next(row for row in data.baselines if row.id == "dense")
+    slow = replace(data.points[0], metrics={**dense.metrics, "latency_ms": Metric(30.0, 24.0, 36.0, "analytic", "ms")})
+    fastest = next(one for one in findings(replace(data, points=(slow,))) if one.title.startswith("Fastest"))
+    assert fastest.big == "None faster"
+    assert re.fullmatch(r"The one that comes closest is [\d.]+× slower\.", fastest.lines[0])
+    assert not any("Not clearly" in line for line in fastest.lines)
