@@ -218,7 +218,9 @@ class _Making:
     def _start(self, to_come: Sequence[Record]) -> None:
         """Starts the one with the longest training."""
         finals = self._finals
-        shares = [training_share(record, finals.aims, finals.dense) for record in to_come]
+        shares = [
+            training_share(record, finals.aims, finals.dense, finals.allowed, finals.kind(record)) for record in to_come
+        ]
         share, record = max(zip(shares, to_come, strict=True), key=itemgetter(0))
         self._left = [other for other in self._left if other is not record]
         steps = self._steps(share, sum(shares))

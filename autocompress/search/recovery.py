@@ -93,6 +93,12 @@ def expected_rest(kind: str, length: float = 1.0) -> float:
     return float(max(least, whole**length))
 
 
+def length_for(kind: str, rest: float) -> float:
+    """The length of a final training after which so large a share, or the least there is, is expected to be lost."""
+    whole, least = _RESTS.get(kind, _REST)
+    return math.log(max(least, rest)) / math.log(whole)
+
+
 def recoveries_of(tried: Sequence[Trained] | NDArray[np.float64], draws: int) -> list[Recovery]:
     """The law that trials follow, and others that they leave likely.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from autocompress.core.metric import Metric
 from autocompress.search.covering import Place, Scale, covering
 from autocompress.search.record import Objective, Record, accuracy_of, lost_share
-from autocompress.search.recovery import expected_rest
+from autocompress.search.recovery import expected_rest, length_for
 
 # A point that loses more than this share of what the dense model reaches covers nothing: with a tenth and with a
 # twentieth, three of the eight points of ResNet-20 on CIFAR-10 lost 2.8 points of accuracy and more; with a fortieth
@@ -22,6 +22,8 @@ _EXPECTED_LEFT = 0.006
 # goes by what they lost, within limits.
 _TYPICAL_LOSS = 0.03
 _TRAINING = (0.2, 2.0)
+# A final training aims at this part of what a limit on accuracy lets a point lose: what is expected is not certain.
+_AIMED = 0.5
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def next_point(
         own = kind(record)
 
         def stays(one: Record) -> float:
-            return expected_rest(own, pace * training_share(one, objectives, dense))
+            return expected_rest(own, pace * training_share(one, objectives, dense, allowed, own))
 
         rest = 1.0
         if accuracy is not None:
@@ -88,14 +90,31 @@ def next_point(
     return candidates[best[0]] if best else None
 
 
-def training_share(record: Record, objectives: Sequence[Objective], dense: Mapping[str, Metric]) -> float:
-    """How long the final training of a trial is, 1 as long as was asked for: what lost nothing has little to regain."""
+def training_share(
+    record: Record,
+    objectives: Sequence[Objective],
+    dense: Mapping[str, Metric],
+    allowed: float | None = None,
+    kind: str = "",
+) -> float:
+    """How long the final training of a trial is, 1 as long as was asked for: what lost nothing has little to regain.
+
+    Args:
+        record: The trial.
+        objectives: Of the run.
+        dense: Metrics of the dense model.
+        allowed: The share of the dense accuracy that a constraint lets a point lose: it takes as long as that needs.
+        kind: Of the trial, see `rest_kind`.
+    """
     accuracy = accuracy_of(objectives)
     if accuracy is None:
         return 1.0
     least, most = _TRAINING
     lost = max(0.0, lost_share(accuracy, record.metrics, dense))
-    return min(most, max(least, lost / _TYPICAL_LOSS))
+    share = lost / _TYPICAL_LOSS
+    if allowed is not None and lost > 0.0:
+        share = max(share, length_for(kind, _AIMED * allowed / lost))
+    return min(most, max(least, share))
 
 
 def _more_than_expected(accuracy: Objective, dense: Mapping[str, Metric], made: Sequence[tuple[Made, float]]) -> float:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from autocompress.core.metric import Metric
 from autocompress.search.record import Objective, Record
+from autocompress.search.recovery import expected_rest
 from autocompress.search.select import Made, next_point, training_share
 
 ACCURACY = (Objective("accuracy", True), Objective("size_bytes", False))
@@ -161,3 +162,16 @@ def test_one_objective_is_enough() -> None:
     assert found is not None
     assert found.number == 2
     assert next_point([record(1, 50, 400)], size, DENSE, [Made(SMALL, metrics(70, 350))]) is None
+
+
+@pytest.mark.parametrize("kind", ["", "bits", "resolution"])
+def test_a_limit_on_accuracy_makes_a_training_as_long_as_it_needs(kind: str) -> None:
+    mild, strong = record(1, 99.0, 400), record(2, 97.0, 300)
+    plain = [training_share(one, ACCURACY, DENSE) for one in (mild, strong)]
+    assert [training_share(one, ACCURACY, DENSE, 1.0, kind) for one in (mild, strong)] == plain
+    for one, lost in ((mild, 0.01), (strong, 0.03)):
+        share = training_share(one, ACCURACY, DENSE, 0.01, kind)
+        assert share >= training_share(one, ACCURACY, DENSE)
+        rest = expected_rest(kind, share)
+        assert lost * rest <= 0.01 or rest == expected_rest(kind, 100.0)
+    assert training_share(strong, ACCURACY, DENSE, 0.0, kind) <= 2.0
