@@ -209,10 +209,8 @@ class Effects:
 
     def known_options(self) -> Sensitivity | None:
         """What `of_options` gives if all of it was measured; nothing is measured for it."""
-        vectors = [_single(self.space, place, index) for place, index in self._places()]
-        return (
-            self.of_options() if all(_name(one) in self._known for one in [self.space.dense_vector, *vectors]) else None
-        )
+        wanted = [self.space.dense_vector, *(_single(self.space, *place) for place in self._places())]
+        return self.of_options() if all(_name(one) in self._known for one in wanted) else None
 
     def of_options(self, progress: Callable[[int, int], None] | None = None) -> Sensitivity:
         """What every option does with all other decisions at their first.

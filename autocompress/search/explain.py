@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from autocompress.core.decision import describe
+from autocompress.core.decision import Decision, describe
 from autocompress.core.explanation import Choice, Explanation, Left, Relaxed
 from autocompress.core.model_info import BlockInfo
 from autocompress.core.space import Space, Vector
@@ -16,6 +16,8 @@ RELAXED_BY = 0.1
 _COSTS = ("size_bytes", "latency_ms", "macs")
 # A saving of less than this share of a dense cost is none.
 _NOTHING = 1e-4
+# Of a model that answers the same whatever it is asked, nothing is lost by knowing nothing.
+_LEAST_CHANCE = 1e-12
 
 
 def explain(effects: Effects, options: Sensitivity, vector: Vector, blocks: Sequence[BlockInfo]) -> Explanation:
@@ -48,7 +50,10 @@ def _choices(
             saves = {cost: (without[cost] - whole[cost]) / max(options.dense.costs[cost], 1e-12) for cost in _COSTS}
         decision = space.decisions[place]
         yield Choice(
-            decision.name, describe(decision.options[option]), table.loss(place, option) / options.chance, saves
+            decision.name,
+            _told(decision, option),
+            table.loss(place, option) / max(options.chance, _LEAST_CHANCE),
+            saves,
         )
 
 
@@ -91,10 +96,14 @@ def _why(table: Table, options: Sensitivity, space: Space, place: int, most: flo
     if not priced:
         return "none of its options saves bytes, time or work on this target"
     price, option = min(priced)
-    told = describe(space.decisions[place].options[option])
+    told = _told(space.decisions[place], option)
     if price > most:
         return f"{told} loses {_ratio(price, most)} as much for what it saves as the worst choice that was taken"
     return f"{told} alone loses less for what it saves than the worst choice that was taken; not so beside the others"
+
+
+def _told(decision: Decision, option: int) -> str:
+    return "dropped" if decision.kind == "drop" else describe(decision.options[option])
 
 
 def _ratio(price: float, most: float) -> str:
@@ -108,7 +117,7 @@ def _price(table: Table, options: Sensitivity, place: int, option: int) -> float
         for cost in _COSTS
         if options.dense.costs[cost] > 0
     )
-    return table.loss(place, option) / options.chance / saved if saved > _NOTHING else None
+    return table.loss(place, option) / max(options.chance, _LEAST_CHANCE) / saved if saved > _NOTHING else None
 
 
 def plain(explanation: Explanation) -> dict[str, Sequence[Mapping[str, object]]]:

@@ -86,6 +86,7 @@ def test_every_choice_is_told_with_what_the_plan_costs_without_it(
     for choice in found.choices:
         place = next(place for place, decision in enumerate(space.decisions) if decision.name == choice.decision)
         without = cost_of_plan(space.decode((*vector[:place], 0, *vector[place + 1 :])), context).metrics
+        assert (choice.option == "dropped") == (space.decisions[place].kind == "drop")
         for cost in COSTS:
             share = (without[cost].value - whole[cost].value) / dense[cost].value
             assert choice.saves[cost] == pytest.approx(share, abs=1e-12)
