@@ -232,13 +232,13 @@
     byId("heat").replaceChildren(svg);
   }
 
+  const cell = (text, kind = "n", share = null) => make("td", { class: kind + (share ? " fill" : ""), ...(share ? { style: `--w:${share.toFixed(3)}` } : {}) }, String(text));
   function drawLayers(row) {
     const host = byId("layer-table");
     if (!row || !row.layers.length) return host.replaceChildren();
     const total = (key) => row.layers.reduce((sum, l) => sum + (l[key] ?? 0), 0);
     const timed = row.layers.some((l) => l.latency_ms !== null), most = (key) => Math.max(...row.layers.map((l) => l[key] ?? 0)) || 1;
     const [mostBytes, mostMs] = [most("bytes"), most("latency_ms")];
-    const cell = (text, kind = "n", share = null) => make("td", { class: kind + (share ? " fill" : ""), ...(share ? { style: `--w:${share.toFixed(3)}` } : {}) }, String(text));
     const arrow = (a, b, unit) => cell(a === b ? format(a, unit) : `${format(a, unit)} → ${format(b, unit)}`, "n" + (a === b ? "" : " changed"));
     const body = row.layers.map((l) => make("tr", {}, cell(l.layer, ""), cell(l.op, ""), arrow(l.channels_before, l.channels_after, "count"),
       arrow(l.macs_before, l.macs_after, "macs"), cell(l.w_bits ?? "–"), cell(l.a_bits ?? "–"), cell(l.sparsity ? percent(l.sparsity) + " %" : "–"),
@@ -256,7 +256,7 @@
   function drawWhy(row) {
     const host = byId("why");
     if (!row || !row.why) return host.replaceChildren();
-    const cell = (text, kind = "n") => make("td", { class: kind }, String(text)), share = (value) => `${(100 * value).toFixed(1)} %`;
+    const share = (value) => `${(100 * value).toFixed(1)} %`;
     const table = (heads, body) => make("div", { class: "scroll tall" }, make("table", {},
       make("thead", {}, make("tr", {}, ...heads.map(([name, kind]) => make("th", { class: kind }, name)))), make("tbody", {}, ...body)));
     const choices = row.why.choices.map((c) => make("tr", {}, cell(c.decision, ""), cell(c.option, ""), cell(`${(100 * c.loss).toFixed(2)} %`),

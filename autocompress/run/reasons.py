@@ -34,10 +34,10 @@ def explained(shared: Shared, folder: Path, points: Sequence[Point], listener: L
         return {}
     found: dict[str, Explanation] = {}
     try:
-        for done, point in enumerate(points):
+        for done, point in enumerate(points, 1):
             vector = shared.space.encode(point.plan)
             found[point.id] = explain(effects, options, vector, shared.context.dense.info.blocks)
-            listener.step("points explained", done + 1, len(points))
+            listener.step("points explained", done, len(points))
     except KeyboardInterrupt:
         listener.say("interrupted: the report explains the points that are ready")
     return found
